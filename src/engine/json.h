@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* Reading the engine's answers: absent, null and of-another-type are all NULL or 0. */
+#ifndef DVOLFS_ENGINE_JSON_H
+#define DVOLFS_ENGINE_JSON_H
+
+#include "base/cleanup.h"
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <string.h>
+
+DEFINE_CLEANUP(cleanup_json_impl, cJSON, cJSON_Delete)
+#define cleanup_json cleanup(cleanup_json_impl)
+
+/* NULL where the text is no JSON or memory is short.  To be freed with cJSON_Delete. */
+static inline cJSON *json_parse(const char *text, size_t len)
+{
+    return cJSON_ParseWithLength(text, len);
+}
+
+/* A string owned by the object, or NULL. */
+static inline const char *json_string(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    return cJSON_IsString(item) ? item->valuestring : NULL;
+}
+
+static inline bool json_bool(const cJSON *object, const char *key)
+{
+    return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, key));
+}
+
+/* A copy of a string member, "" where there is none; NULL only without memory. */
+static inline char *json_string_copy(const cJSON *object, const char *key)
+{
+    const char *string = json_string(object, key);
+    return strdup(string ? string : "");
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/volumes.h"
+
+#include "engine/json.h"
+
+#include <stdio.h>
+
+void engine_volume_list_done(struct engine_volume_list *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        free(list->items[i].name);
+        free(list->items[i].json);
+    }
+    free(list->items);
+    *list = (struct engine_volume_list){0};
+}
+
+static int read_volume(const cJSON *object, struct engine_volume *ret)
+{
+    *ret = (struct engine_volume){.name = json_string_copy(object, "Name"),
+                                  .json = cJSON_PrintUnformatted(object)};
+    return ret->name && ret->json ? 0 : -ENOMEM;
+}
+
+static int read_list(const cJSON *array, struct engine_volume_list *list)
+{
+    size_t count = (size_t)cJSON_GetArraySize(array);
+    list->items = calloc(count ? count : 1, sizeof(*list->items));
+    if (!list->items)
+        return -ENOMEM;
+    const cJSON *object;
+    cJSON_ArrayForEach (object, array) {
+        /* Counted first, so that a half-read one is freed too. */
+        int r = read_volume(object, &list->items[list->count++]);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int engine_volume_list(struct engine *engine, struct cancel *cancel,
+                       struct engine_volume_list *ret_list, struct fail *why)
+{
+    struct http_response response cleanup_http_response = {0};
+    int r = engine_call(engine,
+                        &(struct http_request){.method = "GET",
+                                               .path = "/volumes",
+                                               .deadline_ms = ENGINE_DEADLINE_MS,
+                                               .cancel = cancel},
+                        &response, why);
+    if (r < 0)
+        return fail_prefix(why, r, "listing volumes");
+    cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
+    if (!cJSON_IsObject(json))
+        return fail_set(why, EIO, "the engine's list of volumes is not JSON");
+    struct engine_volume_list list = {0};
+    r = read_list(cJSON_GetObjectItemCaseSensitive(json, "Volumes"), &list);
+    if (r < 0) {
+        engine_volume_list_done(&list);
+        return fail_errno(why, -r, "listing volumes");
+    }
+    *ret_list = list;
+    return 0;
+}
+
+static int call_on_volume(struct engine *engine, const char *method, const char *name,
+                          struct cancel *cancel, struct http_response *ret_response,
+                          struct fail *why)
+{
+    cleanup_free char *escaped = engine_escape(name);
+    cleanup_free char *path = NULL;
+    if (!escaped || asprintf(&path, "/volumes/%s", escaped) < 0) {
+        path = NULL;
+        return fail_errno(why, ENOMEM, "volume %s", name);
+    }
+    return engine_call(
+        engine,
+        &(struct http_request){
+            .method = method, .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
+        ret_response, why);
+}
+
+int engine_volume_label(struct engine *engine, const char *name, const char *label,
+                        struct cancel *cancel, char **ret_value, struct fail *why)
+{
+    struct http_response response cleanup_http_response = {0};
+    int r = call_on_volume(engine, "GET", name, cancel, &response, why);
+    if (r < 0)
+        return r;
+    cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
+    if (!cJSON_IsObject(json))
+        return fail_set(why, EIO, "the engine's answer on volume %s is not JSON", name);
+    const char *value = json_string(cJSON_GetObjectItemCaseSensitive(json, "Labels"), label);
+    char *copy = value ? strdup(value) : NULL;
+    if (value && !copy)
+        return fail_errno(why, ENOMEM, "volume %s", name);
+    *ret_value = copy;
+    return 0;
+}
+
+int engine_volume_remove(struct engine *engine, const char *name, struct cancel *cancel,
+                         struct fail *why)
+{
+    return call_on_volume(engine, "DELETE", name, cancel, NULL, why);
+}
