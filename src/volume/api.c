@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+#include "volume/api.h"
+
+#include "base/fd.h"
+#include "engine/archive.h"
+#include "tar/convert.h"
+
+#include <string.h>
+
+struct receiver {
+    int fd; /* -1: the bytes are only looked at */
+    uint64_t bytes;
+    struct tar_scan *scan;
+};
+
+static int receive(void *data, const void *bytes, size_t len, struct fail *why)
+{
+    struct receiver *receiver = data;
+    int r = tar_scan_push(receiver->scan, bytes, len, why);
+    if (r < 0)
+        return r;
+    if (receiver->fd >= 0 && (r = fd_pwrite_all(receiver->fd, bytes, len, receiver->bytes)) < 0)
+        return fail_errno(why, -r, "writing to the spool");
+    receiver->bytes += len;
+    return 0;
+}
+
+static int stream(struct helpers *helpers, const char *volume, struct receiver *receiver,
+                  struct cancel *cancel, struct fail *why)
+{
+    struct helper *helper cleanup_helper = NULL;
+    int r = helper_open(helpers, volume, false, cancel, &helper, why);
+    if (r < 0)
+        return r;
+    r = engine_archive_get(helper_engine(helper), helper_container(helper), HELPER_MOUNT "/.",
+                           receive, receiver, cancel, why);
+    if (r == 0)
+        r = tar_scan_finish(receiver->scan, why);
+    /* What the engine sent is no sound archive: for the reader that is an I/O error. */
+    return r == -EILSEQ ? -EIO : r;
+}
+
+int api_read(struct helpers *helpers, const char *volume, int fd, struct cancel *cancel,
+             struct api_summary *ret_summary, struct fail *why)
+{
+    struct tar_scan *scan cleanup_tar_scan = tar_scan_new(NULL, NULL);
+    if (!scan)
+        return fail_errno(why, ENOMEM, "volume %s", volume);
+    struct receiver receiver = {.fd = fd, .scan = scan};
+    int r = stream(helpers, volume, &receiver, cancel, why);
+    if (r < 0)
+        return fail_prefix(why, r, "reading volume %s", volume);
+    struct api_summary summary = {.bytes = receiver.bytes, .members = tar_scan_count(scan)};
+    tar_scan_newest(scan, &summary.newest_s, &summary.newest_ns);
+    *ret_summary = summary;
+    return 0;
+}
+
+int api_list(struct helpers *helpers, const char *volume, tar_scan_fn *fn, void *data,
+             struct cancel *cancel, struct fail *why)
+{
+    struct tar_scan *scan cleanup_tar_scan = tar_scan_new(fn, data);
+    if (!scan)
+        return fail_errno(why, ENOMEM, "volume %s", volume);
+    struct receiver receiver = {.fd = -1, .scan = scan};
+    return stream(helpers, volume, &receiver, cancel, why);
+}
+
+struct sender {
+    struct tar_convert *convert;
+    bool begun;
+};
+
+static ssize_t send_piece(void *data, void *bytes, size_t max_bytes, struct fail *why)
+{
+    struct sender *sender = data;
+    sender->begun = true;
+    return tar_convert_read(sender->convert, bytes, max_bytes, why);
+}
+
+int api_write(struct helpers *helpers, const char *volume, int fd, struct cancel *cancel,
+              bool *ret_begun, struct fail *why)
+{
+    *ret_begun = false;
+    struct tar_convert *convert cleanup_tar_convert = NULL;
+    int r = tar_convert_open(fd, HELPER_PREFIX, &convert, why);
+    if (r < 0)
+        return r;
+    struct helper *helper cleanup_helper = NULL;
+    r = helper_open(helpers, volume, true, cancel, &helper, why);
+    if (r < 0)
+        return r;
+    struct sender sender = {.convert = convert};
+    r = engine_archive_put(helper_engine(helper), helper_container(helper), "/", send_piece,
+                           &sender, cancel, why);
+    *ret_begun = sender.begun;
+    return r < 0 ? fail_prefix(why, r, "writing volume %s", volume) : 0;
+}

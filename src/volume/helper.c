@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One thread, the remover, takes helpers away; nobody else does.  A helper is
+ * in one of three places: open (counted), in the list to be removed, or gone.
+ *
+ * A creation whose answer never came may still have happened, or happen later,
+ * when a hung engine goes on.  So after one the remover looks for strays, that
+ * is, containers with our label that are not known here, until it has seen none
+ * for STRAY_SECONDS.
+ *
+ * One lock guards it all; it is never held across a call to the engine.
+ */
+#include "volume/helper.h"
+
+#include "engine/containers.h"
+#include "engine/images.h"
+#include "engine/volumes.h"
+#include "volume/owner.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define LABEL_VOLUME "dvolfs.volume" /* on a helper, for people */
+#define LABEL_PROBE "dvolfs.made-by" /* on a volume that our creation made by mistake */
+#define IMAGE_TAG "empty-1"
+#define IMAGE HELPER_IMAGE ":" IMAGE_TAG
+
+#define RETRY_SECONDS 1
+#define STRAY_SECONDS 30
+#define STRAY_INTERVAL_SECONDS 2
+#define IMAGE_LINGER_SECONDS 2 /* making it anew costs as much as an archive call */
+#define CLOSE_WAIT_SECONDS 3
+#define STOP_WAIT_SECONDS 8
+#define UNKNOWN_OWNER_MAX_AGE_SECONDS (24 * 3600)
+
+struct helper {
+    struct helpers *helpers;
+    char *id;
+    struct helper *next; /* in the list of open ones, or of those to be removed */
+};
+
+struct helpers {
+    struct engine *engine;
+    struct log *log;
+    char owner[OWNER_BYTES];
+    pthread_t remover;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* something to remove, something removed, a slot free, stopping */
+    struct helper *open;
+    struct helper *to_remove;
+    unsigned slots_used;
+    unsigned removals; /* counts what has been removed */
+    bool stopping;
+    time_t stop_by;
+    time_t strays_until; /* 0: none expected */
+    time_t next_stray_look;
+    time_t image_idle_since; /* 0: in use, or there is none */
+    bool image_made;
+};
+
+static time_t now_s(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec;
+}
+
+static void wait_until(struct helpers *helpers, time_t until)
+{
+    struct timespec ts = {.tv_sec = until};
+    (void)pthread_cond_timedwait(&helpers->changed, &helpers->lock, &ts);
+}
+
+/* ---- the image ---------------------------------------------------------- */
+
+static int make_image(struct helpers *helpers, struct cancel *cancel, struct fail *why)
+{
+    static const char empty_tar[1024]; /* two blocks of zeros: no member */
+    int r = engine_image_import(helpers->engine, HELPER_IMAGE, IMAGE_TAG, HELPER_LABEL "=image",
+                                empty_tar, sizeof(empty_tar), cancel, why);
+    if (r < 0)
+        return fail_prefix(why, r, "making the helper's image");
+    scoped_lock(&helpers->lock);
+    helpers->image_made = true;
+    return 0;
+}
+
+static void remove_image(struct helpers *helpers)
+{
+    struct fail why = FAIL_INIT;
+    int r = engine_image_remove(helpers->engine, IMAGE, NULL, &why);
+    /* -EBUSY: another dvolfs has a helper of it, and removes it in its turn. */
+    if (r < 0 && r != -ENOENT && r != -EBUSY)
+        log_event(helpers->log, "the image %s stays: %s", IMAGE, fail_text(&why, r));
+}
+
+/* ---- the remover ---------------------------------------------------------- */
+
+static void helper_free(struct helper *helper)
+{
+    free(helper->id);
+    free(helper);
+}
+
+static bool is_known(struct helpers *helpers, const char *id)
+{
+    scoped_lock(&helpers->lock);
+    for (struct helper *at = helpers->open; at; at = at->next)
+        if (at->id && strcmp(at->id, id) == 0)
+            return true;
+    for (struct helper *at = helpers->to_remove; at; at = at->next)
+        if (strcmp(at->id, id) == 0)
+            return true;
+    return false;
+}
+
+/* Whether a container that carries our label should go. */
+static bool is_orphan(struct helpers *helpers, const struct engine_container *container)
+{
+    if (strcmp(container->label, helpers->owner) == 0)
+        return !is_known(helpers, container->id);
+    switch (owner_check(container->label, container->created_s)) {
+    case OWNER_ALIVE:
+        return false;
+    case OWNER_DEAD:
+        return true;
+    case OWNER_UNKNOWN:
+        break;
+    }
+    return time(NULL) - container->created_s > UNKNOWN_OWNER_MAX_AGE_SECONDS;
+}
+
+int helpers_sweep(struct helpers *helpers, struct fail *why)
+{
+    struct engine_container_list list;
+    int r = engine_container_list(helpers->engine, HELPER_LABEL, true, NULL, &list, why);
+    if (r < 0)
+        return r;
+    int removed = 0;
+    for (size_t i = 0; i < list.count && r >= 0; i++) {
+        if (!is_orphan(helpers, &list.items[i]))
+            continue;
+        r = engine_container_remove(helpers->engine, list.items[i].id, NULL, why);
+        if (r == -ENOENT || r == -EBUSY) /* somebody else is removing it */
+            r = 0;
+        removed++;
+    }
+    engine_container_list_done(&list);
+    return r < 0 ? r : removed;
+}
+
+/* Called without the lock: looks for strays once, and says when to look again. */
+static void look_for_strays(struct helpers *helpers)
+{
+    int r = helpers_sweep(helpers, NULL);
+    scoped_lock(&helpers->lock);
+    if (r != 0) /* found some, or could not look: so the wait begins anew */
+        helpers->strays_until = now_s() + STRAY_SECONDS;
+    if (now_s() >= helpers->strays_until)
+        helpers->strays_until = 0;
+    helpers->next_stray_look = now_s() + STRAY_INTERVAL_SECONDS;
+}
+
+/* Removes the first of the list.  Called with the lock, which it lets go meanwhile. */
+static void remove_first(struct helpers *helpers)
+{
+    struct helper *helper = helpers->to_remove;
+    (void)pthread_mutex_unlock(&helpers->lock);
+    int r = engine_container_remove(helpers->engine, helper->id, NULL, NULL);
+    (void)pthread_mutex_lock(&helpers->lock);
+    if (r < 0 && r != -ENOENT) {
+        wait_until(helpers, now_s() + RETRY_SECONDS);
+        return;
+    }
+    /* Only this thread takes from the list; others append. */
+    helpers->to_remove = helper->next;
+    helper_free(helper);
+    helpers->removals++;
+    helpers->slots_used--;
+    if (helpers->slots_used == 0)
+        helpers->image_idle_since = now_s();
+    (void)pthread_cond_broadcast(&helpers->changed);
+}
+
+static bool image_is_due(const struct helpers *helpers)
+{
+    return helpers->image_made && helpers->slots_used == 0 && !helpers->strays_until &&
+           (helpers->stopping || now_s() >= helpers->image_idle_since + IMAGE_LINGER_SECONDS);
+}
+
+static time_t next_wake(const struct helpers *helpers)
+{
+    time_t wake = now_s() + 3600;
+    if (helpers->image_made && helpers->slots_used == 0 && !helpers->strays_until)
+        wake = helpers->image_idle_since + IMAGE_LINGER_SECONDS;
+    if (helpers->strays_until && helpers->next_stray_look < wake)
+        wake = helpers->next_stray_look;
+    return wake;
+}
+
+/* One thing to do, or a wait for one.  With the lock. */
+static void remover_step(struct helpers *helpers)
+{
+    if (helpers->to_remove) {
+        remove_first(helpers);
+    } else if (helpers->strays_until &&
+               (helpers->stopping || now_s() >= helpers->next_stray_look)) {
+        (void)pthread_mutex_unlock(&helpers->lock);
+        look_for_strays(helpers);
+        (void)pthread_mutex_lock(&helpers->lock);
+        if (helpers->stopping)
+            helpers->strays_until = 0;
+    } else if (image_is_due(helpers)) {
+        helpers->image_made = false;
+        (void)pthread_mutex_unlock(&helpers->lock);
+        remove_image(helpers);
+        (void)pthread_mutex_lock(&helpers->lock);
+    } else {
+        wait_until(helpers, next_wake(helpers));
+    }
+}
+
+static bool remover_is_done(const struct helpers *helpers)
+{
+    if (!helpers->stopping)
+        return false;
+    bool nothing_left = !helpers->to_remove && !helpers->strays_until && !helpers->image_made;
+    return nothing_left || now_s() >= helpers->stop_by;
+}
+
+static void *remover_main(void *arg)
+{
+    struct helpers *helpers = arg;
+    (void)pthread_mutex_lock(&helpers->lock);
+    while (!remover_is_done(helpers))
+        remover_step(helpers);
+    (void)pthread_mutex_unlock(&helpers->lock);
+    return NULL;
+}
+
+/* ---- life ------------------------------------------------------------------ */
+
+static void helpers_free(struct helpers *helpers)
+{
+    struct helper *next;
+    for (struct helper *at = helpers->to_remove; at; at = next) {
+        next = at->next;
+        log_event(helpers->log, "the helper %s stays: the engine did not remove it", at->id);
+        helper_free(at);
+    }
+    (void)pthread_cond_destroy(&helpers->changed);
+    (void)pthread_mutex_destroy(&helpers->lock);
+    free(helpers);
+}
+
+int helpers_start(struct engine *engine, struct log *log, struct helpers **ret_helpers,
+                  struct fail *why)
+{
+    struct helpers *helpers = calloc(1, sizeof(*helpers));
+    if (!helpers)
+        return fail_errno(why, ENOMEM, "helpers");
+    helpers->engine = engine;
+    helpers->log = log;
+    helpers->image_made = true; /* perhaps, by one that died: removed when not needed soon */
+    helpers->image_idle_since = now_s();
+    (void)pthread_mutex_init(&helpers->lock, NULL);
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&helpers->changed, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    int r = owner_self(helpers->owner);
+    if (r < 0)
+        r = fail_set(why, -r, "/proc does not say who this process is");
+    else if ((r = pthread_create(&helpers->remover, NULL, remover_main, helpers)) != 0)
+        r = fail_errno(why, r, "starting a thread");
+    if (r < 0) {
+        helpers_free(helpers);
+        return r;
+    }
+    *ret_helpers = helpers;
+    return 0;
+}
+
+void helpers_stop(struct helpers *helpers)
+{
+    if (!helpers)
+        return;
+    {
+        scoped_lock(&helpers->lock);
+        helpers->stopping = true;
+        helpers->stop_by = now_s() + STOP_WAIT_SECONDS;
+        (void)pthread_cond_broadcast(&helpers->changed);
+    }
+    (void)pthread_join(helpers->remover, NULL);
+    helpers_free(helpers);
+}
+
+/* ---- one helper --------------------------------------------------------------- */
+
+static void wake_up(void *data)
+{
+    struct helpers *helpers = data;
+    scoped_lock(&helpers->lock);
+    (void)pthread_cond_broadcast(&helpers->changed);
+}
+
+/* Waits for a free slot and puts the helper among the open ones. */
+static int take_slot(struct helpers *helpers, struct helper *helper, struct cancel *cancel,
+                     struct fail *why)
+{
+    struct cancel_hook hook = {.run = wake_up, .data = helpers};
+    cancel_hook_add(cancel, &hook);
+    int r = 0;
+    {
+        scoped_lock(&helpers->lock);
+        while (helpers->slots_used >= HELPER_MAX && !cancel_is_raised(cancel))
+            (void)pthread_cond_wait(&helpers->changed, &helpers->lock);
+        if (cancel_is_raised(cancel)) {
+            r = -EINTR;
+        } else {
+            helpers->slots_used++;
+            helper->next = helpers->open;
+            helpers->open = helper;
+        }
+    }
+    cancel_hook_remove(cancel, &hook);
+    return r < 0 ? fail_set(why, EINTR, "interrupted") : 0;
+}
+
+/* With the lock. */
+static void unlink_open(struct helpers *helpers, struct helper *helper)
+{
+    struct helper **at = &helpers->open;
+    while (*at != helper)
+        at = &(*at)->next;
+    *at = helper->next;
+}
+
+static cJSON *add_object(cJSON *parent, const char *key)
+{
+    return cJSON_AddObjectToObject(parent, key);
+}
+
+static bool add_mount(cJSON *host, const char *volume, bool writable, const char *owner)
+{
+    cJSON *mount = cJSON_CreateObject();
+    cJSON *mounts = cJSON_AddArrayToObject(host, "Mounts");
+    if (!mount || !mounts || !cJSON_AddItemToArray(mounts, mount)) {
+        cJSON_Delete(mount);
+        return false;
+    }
+    cJSON *options = add_object(mount, "VolumeOptions");
+    /* NoCopy: an image's files are never copied into the volume.  The label is
+     * put only on a volume that this very creation makes: see probe_volume. */
+    return cJSON_AddStringToObject(mount, "Type", "volume") &&
+           cJSON_AddStringToObject(mount, "Source", volume) &&
+           cJSON_AddStringToObject(mount, "Target", HELPER_MOUNT) &&
+           cJSON_AddBoolToObject(mount, "ReadOnly", !writable) && options &&
+           cJSON_AddBoolToObject(options, "NoCopy", 1) &&
+           cJSON_AddStringToObject(add_object(options, "Labels"), LABEL_PROBE, owner);
+}
+
+/* The body of the creation; malloc'ed, NULL without memory. */
+static char *container_json(struct helpers *helpers, const char *volume, bool writable)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON *cmd = cJSON_AddArrayToObject(root, "Cmd");
+    cJSON *labels = add_object(root, "Labels");
+    cJSON *host = add_object(root, "HostConfig");
+    cJSON *log = add_object(host, "LogConfig");
+    bool ok = cmd && log && cJSON_AddStringToObject(root, "Image", IMAGE) &&
+              /* A command is demanded; it never runs. */
+              cJSON_AddItemToArray(cmd, cJSON_CreateString("never-started")) &&
+              cJSON_AddBoolToObject(root, "NetworkDisabled", 1) &&
+              cJSON_AddStringToObject(labels, HELPER_LABEL, helpers->owner) &&
+              cJSON_AddStringToObject(labels, LABEL_VOLUME, volume) &&
+              cJSON_AddStringToObject(host, "NetworkMode", "none") &&
+              /* With userns-remap the archive calls would shift ids one way
+               * only (moby issue 43698). */
+              cJSON_AddStringToObject(host, "UsernsMode", "host") &&
+              cJSON_AddStringToObject(log, "Type", "none") &&
+              add_mount(host, volume, writable, helpers->owner);
+    char *text = ok ? cJSON_PrintUnformatted(root) : NULL;
+    cJSON_Delete(root);
+    return text;
+}
+
+/*
+ * Creating a container with a volume that has gone creates the volume: an empty
+ * one, whose backup would be empty as well.  An existing volume's labels are
+ * not touched, so our label on it proves that it is such a one.
+ */
+static int probe_volume(struct helpers *helpers, const char *volume, const char *id,
+                        struct fail *why)
+{
+    cleanup_free char *made_by = NULL;
+    int r = engine_volume_label(helpers->engine, volume, LABEL_PROBE, NULL, &made_by, why);
+    if (r < 0 || !made_by)
+        return r;
+    if (engine_container_remove(helpers->engine, id, NULL, NULL) == 0)
+        (void)!engine_volume_remove(helpers->engine, volume, NULL, NULL);
+    return fail_set(why, ENOENT, "there is no volume %s", volume);
+}
+
+static int create_once(struct helpers *helpers, const char *json, char **ret_id, struct fail *why)
+{
+    /* Not cancelled: a creation without an answer leaves a stray. */
+    int r = engine_container_create(helpers->engine, json, NULL, ret_id, why);
+    if (r < 0 && r != -ENOENT) {
+        scoped_lock(&helpers->lock);
+        helpers->strays_until = now_s() + STRAY_SECONDS;
+        helpers->next_stray_look = now_s();
+        (void)pthread_cond_broadcast(&helpers->changed);
+    }
+    return r;
+}
+
+/* The image may never have been made, or have been removed by another dvolfs. */
+static int create(struct helpers *helpers, const char *json, struct cancel *cancel, char **ret_id,
+                  struct fail *why)
+{
+    int r = -ENOENT;
+    for (int tries = 0; tries < 3 && r == -ENOENT; tries++) {
+        r = create_once(helpers, json, ret_id, why);
+        if (r != -ENOENT)
+            break;
+        int made = make_image(helpers, cancel, why);
+        if (made < 0)
+            return made;
+    }
+    return r == -ENOENT ? fail_prefix(why, -EIO, "making a helper") : r;
+}
+
+static int set_up(struct helper *helper, const char *volume, bool writable, struct cancel *cancel,
+                  struct fail *why)
+{
+    struct helpers *helpers = helper->helpers;
+    cleanup_free char *json = container_json(helpers, volume, writable);
+    if (!json)
+        return fail_errno(why, ENOMEM, "volume %s", volume);
+    char *id = NULL;
+    int r = create(helpers, json, cancel, &id, why);
+    if (r < 0)
+        return fail_prefix(why, r, "making a helper for volume %s", volume);
+    {
+        scoped_lock(&helpers->lock);
+        helper->id = id;
+    }
+    return probe_volume(helpers, volume, id, why);
+}
+
+int helper_open(struct helpers *helpers, const char *volume, bool writable, struct cancel *cancel,
+                struct helper **ret_helper, struct fail *why)
+{
+    struct helper *helper = calloc(1, sizeof(*helper));
+    if (!helper)
+        return fail_errno(why, ENOMEM, "volume %s", volume);
+    helper->helpers = helpers;
+    int r = take_slot(helpers, helper, cancel, why);
+    if (r < 0) {
+        helper_free(helper);
+        return r;
+    }
+    r = set_up(helper, volume, writable, cancel, why);
+    if (r < 0) {
+        helper_close(helper);
+        return r;
+    }
+    *ret_helper = helper;
+    return 0;
+}
+
+void helper_close(struct helper *helper)
+{
+    if (!helper)
+        return;
+    struct helpers *helpers = helper->helpers;
+    scoped_lock(&helpers->lock);
+    unlink_open(helpers, helper);
+    if (!helper->id) { /* its creation failed */
+        helper_free(helper);
+        helpers->slots_used--;
+        if (helpers->slots_used == 0)
+            helpers->image_idle_since = now_s();
+        (void)pthread_cond_broadcast(&helpers->changed);
+        return;
+    }
+    /* First in, first out: it is gone once as many have been removed as stand in
+     * the list now. */
+    helper->next = NULL;
+    unsigned target = helpers->removals + 1;
+    struct helper **last = &helpers->to_remove;
+    for (; *last; last = &(*last)->next)
+        target++;
+    *last = helper;
+    (void)pthread_cond_broadcast(&helpers->changed);
+    time_t until = now_s() + CLOSE_WAIT_SECONDS;
+    while ((int)(target - helpers->removals) > 0 && now_s() < until)
+        wait_until(helpers, until);
+}
+
+const char *helper_container(const struct helper *helper)
+{
+    return helper->id;
+}
+
+struct engine *helper_engine(const struct helper *helper)
+{
+    return helper->helpers->engine;
+}

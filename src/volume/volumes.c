@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+#include "volume/volumes.h"
+
+#include "engine/containers.h"
+#include "engine/json.h"
+#include "engine/system.h"
+#include "volume/api.h"
+#include "volume/helper.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+
+#define DEFAULT_SOCKET "unix:///var/run/docker.sock"
+/* Why auto does not take another way, for people. */
+#define ACCESS_REASON "the engine's archive calls"
+
+struct volumes {
+    struct engine *engine;
+    struct log *log;
+    struct helpers *helpers;
+    struct catalogue *catalogue;
+    char *server_version;
+};
+
+/* ---- life ----------------------------------------------------------------- */
+
+int volumes_endpoint(const char *spec, char **ret_endpoint, struct fail *why)
+{
+    const char *endpoint = spec;
+    if (strcmp(spec, "docker") == 0 || strcmp(spec, "default") == 0) {
+        const char *host = getenv("DOCKER_HOST");
+        endpoint = host && host[0] ? host : DEFAULT_SOCKET;
+    }
+    if (strncmp(endpoint, "unix:///", 8) != 0)
+        return fail_set(why, EINVAL,
+                        "%s: not an engine that can be reached; use docker or unix:///path",
+                        endpoint);
+    char *copy = strdup(endpoint);
+    if (!copy)
+        return fail_errno(why, ENOMEM, "%s", spec);
+    *ret_endpoint = copy;
+    return 0;
+}
+
+DEFINE_CLEANUP(cleanup_volumes_impl, struct volumes, volumes_close)
+
+static int read_server_version(struct volumes *volumes, struct fail *why)
+{
+    struct engine_info info;
+    int r = engine_info(volumes->engine, NULL, &info, why);
+    if (r < 0)
+        return r;
+    volumes->server_version = take(info.server_version);
+    engine_info_done(&info);
+    return 0;
+}
+
+static void sweep(struct volumes *volumes)
+{
+    struct fail why = FAIL_INIT;
+    int r = helpers_sweep(volumes->helpers, &why);
+    if (r < 0)
+        log_event(volumes->log, "looking for helpers left behind: %s", fail_text(&why, r));
+    else if (r > 0)
+        log_event(volumes->log, "removed %d helper containers left behind", r);
+}
+
+int volumes_open(const struct volumes_conf *conf, struct log *log, struct volumes **ret_volumes,
+                 struct fail *why)
+{
+    struct volumes *volumes cleanup(cleanup_volumes_impl) = calloc(1, sizeof(*volumes));
+    if (!volumes)
+        return fail_errno(why, ENOMEM, "%s", conf->spec);
+    volumes->log = log;
+    cleanup_free char *endpoint = NULL;
+    int r = volumes_endpoint(conf->spec, &endpoint, why);
+    if (r == 0)
+        r = engine_open(endpoint, &volumes->engine, why);
+    if (r == 0)
+        r = engine_negotiate(volumes->engine, NULL, why);
+    if (r == 0)
+        r = read_server_version(volumes, why);
+    if (r == 0)
+        r = helpers_start(volumes->engine, log, &volumes->helpers, why);
+    if (r < 0)
+        return r;
+    sweep(volumes);
+    r = catalogue_start(volumes->engine, log, HELPER_LABEL, &volumes->catalogue, why);
+    if (r < 0)
+        return r;
+    *ret_volumes = take(volumes);
+    return 0;
+}
+
+void volumes_close(struct volumes *volumes)
+{
+    if (!volumes)
+        return;
+    catalogue_stop(volumes->catalogue);
+    helpers_stop(volumes->helpers);
+    engine_close(volumes->engine);
+    free(volumes->server_version);
+    free(volumes);
+}
+
+struct view *volumes_view(struct volumes *volumes)
+{
+    return catalogue_view(volumes->catalogue);
+}
+
+/* ---- for people -------------------------------------------------------------- */
+
+int volumes_status(struct volumes *volumes, cJSON *object)
+{
+    char api[16];
+    engine_api_version(volumes->engine, api);
+    struct view *view cleanup_view = volumes_view(volumes);
+    int64_t lost_since = catalogue_lost_since(volumes->catalogue);
+    cJSON *engine = cJSON_AddObjectToObject(object, "engine");
+    bool ok = cJSON_AddStringToObject(engine, "endpoint", engine_endpoint(volumes->engine)) &&
+              cJSON_AddStringToObject(engine, "version", volumes->server_version) &&
+              cJSON_AddStringToObject(engine, "api", api) &&
+              cJSON_AddStringToObject(engine, "state", lost_since ? "lost" : "connected") &&
+              cJSON_AddNumberToObject(engine, "lost_since", (double)lost_since) &&
+              cJSON_AddNumberToObject(object, "volumes", (double)view_count(view)) &&
+              cJSON_AddStringToObject(object, "access", "api");
+    return ok ? 0 : -ENOMEM;
+}
+
+static int add_user(void *data, const struct view_user *user)
+{
+    cJSON *object = cJSON_CreateObject();
+    if (!cJSON_AddStringToObject(object, "Id", user->id) ||
+        !cJSON_AddStringToObject(object, "Name", user->name) ||
+        !cJSON_AddStringToObject(object, "State", user->state) ||
+        !cJSON_AddStringToObject(object, "Destination", user->destination) ||
+        !cJSON_AddBoolToObject(object, "RW", user->writable) ||
+        !cJSON_AddItemToArray(data, object)) {
+        cJSON_Delete(object);
+        return -ENOMEM;
+    }
+    return 0;
+}
+
+int volumes_describe(const struct view *view, const struct view_volume *volume, struct buf *out)
+{
+    cJSON *object cleanup_json = json_parse(volume->json, strlen(volume->json));
+    if (!cJSON_IsObject(object))
+        return -EIO;
+    cJSON *users = cJSON_AddArrayToObject(object, "Containers");
+    cJSON *ours = cJSON_AddObjectToObject(object, "dvolfs");
+    if (!users || !cJSON_AddStringToObject(ours, "access", "api") ||
+        !cJSON_AddStringToObject(ours, "by", ACCESS_REASON))
+        return -ENOMEM;
+    int r = view_users(view, volume->name, add_user, users);
+    if (r < 0)
+        return r;
+    char *text = cJSON_Print(object);
+    r = text ? buf_printf(out, "%s\n", text) : -ENOMEM;
+    cJSON_free(text);
+    return r;
+}
+
+/* ---- contents ------------------------------------------------------------------ */
+
+int volumes_read(struct volumes *volumes, const char *name, int fd, struct cancel *cancel,
+                 struct volumes_summary *ret_summary, struct fail *why)
+{
+    struct api_summary summary;
+    int r = api_read(volumes->helpers, name, fd, cancel, &summary, why);
+    if (r < 0)
+        return r;
+    *ret_summary = (struct volumes_summary){.bytes = summary.bytes,
+                                            .members = summary.members,
+                                            .newest_s = summary.newest_s,
+                                            .newest_ns = summary.newest_ns};
+    return 0;
+}
+
+struct lister {
+    volumes_list_fn *fn;
+    void *data;
+};
+
+static int list_member(void *data, const struct tar_entry *entry, struct fail *why)
+{
+    struct lister *lister = data;
+    return lister->fn(lister->data, entry->name, entry->mode, why);
+}
+
+int volumes_list(struct volumes *volumes, const char *name, volumes_list_fn *fn, void *data,
+                 struct cancel *cancel, struct fail *why)
+{
+    struct lister lister = {.fn = fn, .data = data};
+    return api_list(volumes->helpers, name, list_member, &lister, cancel, why);
+}
+
+int volumes_write(struct volumes *volumes, const char *name, int fd, struct cancel *cancel,
+                  bool *ret_begun, struct fail *why)
+{
+    return api_write(volumes->helpers, name, fd, cancel, ret_begun, why);
+}
+
+/* ---- before a write --------------------------------------------------------------- */
+
+static bool may_be_writing(const struct engine_container *container, const char *volume)
+{
+    static const char *const states[] = {"running", "paused", "restarting"};
+    bool active = false;
+    for (size_t i = 0; i < sizeof(states) / sizeof(*states); i++)
+        active = active || strcmp(container->state, states[i]) == 0;
+    if (!active)
+        return false;
+    for (size_t i = 0; i < container->mount_count; i++)
+        if (container->mounts[i].writable && strcmp(container->mounts[i].volume, volume) == 0)
+            return true;
+    return false;
+}
+
+int volumes_check_unused(struct volumes *volumes, const char *name, struct cancel *cancel,
+                         struct fail *why)
+{
+    struct engine_container_list list;
+    int r = engine_container_list(volumes->engine, HELPER_LABEL, false, cancel, &list, why);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < list.count && r == 0; i++)
+        if (may_be_writing(&list.items[i], name))
+            r = fail_set(why, EBUSY, "volume %s is in use by container %s (%s): stop it first",
+                         name, list.items[i].name, list.items[i].state);
+    engine_container_list_done(&list);
+    return r;
+}
+
+/* Whether the engine runs on this very machine, as far as it tells. */
+static bool is_this_machine(const struct engine_info *info)
+{
+    struct utsname names;
+    return uname(&names) == 0 && strcmp(info->kernel, names.release) == 0 &&
+           strcmp(info->hostname, names.nodename) == 0;
+}
+
+/* Whether the volume is a plain directory of the engine's: others may be mounted
+ * from anywhere, when they are used. */
+static bool is_plain_directory(const cJSON *object)
+{
+    const char *driver = json_string(object, "Driver");
+    const cJSON *options = cJSON_GetObjectItemCaseSensitive(object, "Options");
+    return driver && strcmp(driver, "local") == 0 && cJSON_GetArraySize(options) == 0;
+}
+
+/* The file system at the volume's own directory, or at the engine's where only
+ * root may look further. */
+static int stat_disk(struct volumes *volumes, const char *name, const char *root_dir,
+                     struct statvfs *ret)
+{
+    struct view *view cleanup_view = volumes_view(volumes);
+    const struct view_volume *volume = view_find(view, name);
+    cJSON *object cleanup_json = volume ? json_parse(volume->json, strlen(volume->json)) : NULL;
+    if (!is_plain_directory(object))
+        return -ENOTSUP;
+    const char *mountpoint = json_string(object, "Mountpoint");
+    if (mountpoint && mountpoint[0] == '/' && statvfs(mountpoint, ret) == 0)
+        return 0;
+    return statvfs(root_dir, ret) == 0 ? 0 : -errno;
+}
+
+int volumes_room(struct volumes *volumes, const char *name, uint64_t *ret_bytes,
+                 uint64_t *ret_inodes, struct cancel *cancel, struct fail *why)
+{
+    struct engine_info info;
+    int r = engine_info(volumes->engine, cancel, &info, why);
+    if (r < 0)
+        return r;
+    struct statvfs disk;
+    r = is_this_machine(&info) ? stat_disk(volumes, name, info.root_dir, &disk) : -ENOTSUP;
+    engine_info_done(&info);
+    if (r < 0)
+        return fail_set(why, ENOTSUP, "the engine's disk cannot be seen from here");
+    *ret_bytes = (uint64_t)disk.f_bfree * disk.f_frsize;
+    /* File systems without a fixed number of inodes say 0 of 0 (btrfs). */
+    *ret_inodes = disk.f_files ? disk.f_ffree : UINT64_MAX;
+    return 0;
+}
