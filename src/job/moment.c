@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * States of a moment, under the one lock of the table:
+ *
+ *   NEW      nobody has asked yet; no bytes
+ *   MAKING   a worker writes the spool file; `waiting` threads wait for it
+ *   MADE     fd holds the archive; kept while open, or until expires_ms
+ *   GONE     made and dropped, or failed (`result`); no bytes
+ *
+ * Live moments (not GONE) are in the table's list, newest first, without a
+ * reference: the nodes of the front, the opens and the worker hold those.
+ */
+#include "job/moment.h"
+
+#include "base/fd.h"
+
+#include <string.h>
+
+/* How many processes that asked for the size, and have not opened, are remembered. */
+#define MAX_ASKERS 64
+
+enum state { NEW, MAKING, MADE, GONE };
+
+struct asker {
+    pid_t process;
+    bool opened;
+};
+
+struct moment {
+    unsigned refs; /* under the lock: the list gives out references */
+    struct moments *table;
+    struct moment *next;
+    char *volume;
+    uint64_t serial;
+    enum state state;
+    int result; /* of GONE: -ESTALE, or why it could not be made */
+    unsigned waiting;
+    unsigned opens;
+    struct cancel *cancel; /* of the making */
+    int64_t begun_ms;
+    int64_t expires_ms; /* of MADE: who asked may open until then */
+    int fd;
+    struct moment_info info;
+    struct asker askers[MAX_ASKERS];
+    unsigned asker_count;
+};
+
+struct moments {
+    struct moments_conf conf;
+    int64_t cache_ms;
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* a state, or stopping */
+    struct moment *live;
+    uint64_t next_serial;
+    unsigned making;
+    bool stopping;
+    bool has_janitor;
+    pthread_t janitor;
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* ---- life of one moment ------------------------------------------------- */
+
+static void unlink_live(struct moment *moment)
+{
+    for (struct moment **at = &moment->table->live; *at; at = &(*at)->next) {
+        if (*at == moment) {
+            *at = moment->next;
+            return;
+        }
+    }
+}
+
+/* With the lock: it has no bytes any more and is found no more. */
+static void make_gone(struct moment *moment, int result)
+{
+    if (moment->state == GONE)
+        return;
+    unlink_live(moment);
+    moment->state = GONE;
+    moment->result = result;
+    cleanup_close_impl(&moment->fd);
+    moment->fd = -1;
+}
+
+static struct moment *moment_new(struct moments *table, const char *volume)
+{
+    struct moment *moment = calloc(1, sizeof(*moment));
+    if (!moment)
+        return NULL;
+    moment->refs = 1;
+    moment->fd = -1;
+    moment->table = table;
+    moment->serial = table->next_serial++;
+    moment->cancel = cancel_new();
+    moment->volume = strdup(volume);
+    if (!moment->volume || !moment->cancel) {
+        cancel_unref(moment->cancel);
+        free(moment->volume);
+        free(moment);
+        return NULL;
+    }
+    moment->next = table->live;
+    table->live = moment;
+    return moment;
+}
+
+/* With the lock. */
+static struct moment *ref(struct moment *moment)
+{
+    moment->refs++;
+    return moment;
+}
+
+/* With the lock: drops a reference; true where moment_free must follow, unlocked. */
+static bool unref_locked(struct moment *moment)
+{
+    if (--moment->refs)
+        return false;
+    make_gone(moment, -ESTALE);
+    return true;
+}
+
+static void moment_free(struct moment *moment)
+{
+    cancel_unref(moment->cancel);
+    free(moment->volume);
+    free(moment);
+}
+
+void moment_unref(struct moment *moment)
+{
+    if (!moment)
+        return;
+    bool last;
+    {
+        scoped_lock(&moment->table->lock);
+        last = unref_locked(moment);
+    }
+    if (last)
+        moment_free(moment);
+}
+
+uint64_t moment_serial(const struct moment *moment)
+{
+    return moment->serial;
+}
+
+/* ---- who asked -------------------------------------------------------------- */
+
+static struct asker *find_asker(struct moment *moment, pid_t process)
+{
+    for (unsigned i = 0; i < moment->asker_count; i++)
+        if (moment->askers[i].process == process)
+            return &moment->askers[i];
+    return NULL;
+}
+
+static void note_asker(struct moment *moment, pid_t process, bool opens)
+{
+    struct asker *asker = find_asker(moment, process);
+    if (!asker && moment->asker_count < MAX_ASKERS) {
+        asker = &moment->askers[moment->asker_count++];
+        *asker = (struct asker){.process = process};
+    }
+    if (asker && opens)
+        asker->opened = true;
+}
+
+static bool is_awaited(const struct moment *moment)
+{
+    for (unsigned i = 0; i < moment->asker_count; i++)
+        if (!moment->askers[i].opened)
+            return true;
+    return false;
+}
+
+/* With the lock: drops the bytes nobody may ask for any more. */
+static void drop_unwanted(struct moment *moment)
+{
+    if (moment->state == MADE && !moment->opens && !moment->waiting &&
+        (!is_awaited(moment) || now_ms() >= moment->expires_ms))
+        make_gone(moment, -ESTALE);
+}
+
+static bool stands_for_now(struct moment *moment, pid_t process)
+{
+    int64_t now = now_ms();
+    const struct asker *asker = find_asker(moment, process);
+    if (asker && !asker->opened)
+        return moment->state != MADE || now < moment->expires_ms;
+    return moment->state == NEW ||
+           (moment->state == MAKING && now <= moment->begun_ms + moment->table->cache_ms);
+}
+
+struct moment *moment_find(struct moments *table, const char *volume, pid_t process)
+{
+    scoped_lock(&table->lock);
+    for (struct moment *at = table->live; at; at = at->next)
+        if (strcmp(at->volume, volume) == 0 && stands_for_now(at, process))
+            return ref(at);
+    return moment_new(table, volume);
+}
+
+/* ---- the making --------------------------------------------------------------- */
+
+/* The archive in a new spool file, as *ret_fd. */
+static int fill_spool(struct moment *moment, int *ret_fd, struct moment_info *ret_info,
+                      struct fail *why)
+{
+    const struct moments_conf *conf = &moment->table->conf;
+    cleanup_close int fd = spool_file(conf->spool, why);
+    if (fd < 0)
+        return fd;
+    struct volumes_summary summary;
+    int r = volumes_read(conf->volumes, moment->volume, fd, moment->cancel, &summary, why);
+    if (r < 0)
+        return r;
+    *ret_info =
+        (struct moment_info){.bytes = summary.bytes,
+                             .newest = {.tv_sec = summary.newest_s, .tv_nsec = summary.newest_ns}};
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
+/* With the lock: what became of the making. */
+static void note_made(struct moment *moment, int r, int *fd, const struct moment_info *info)
+{
+    if (moment->state != MAKING) /* given up meanwhile */
+        return;
+    if (r < 0) {
+        make_gone(moment, r);
+        return;
+    }
+    moment->fd = take_fd(fd);
+    moment->info = *info;
+    moment->state = MADE;
+    moment->expires_ms = now_ms() + moment->table->cache_ms;
+    drop_unwanted(moment);
+}
+
+/* Runs in a worker, with a reference. */
+static void make(void *data)
+{
+    struct moment *moment = data;
+    struct moments *table = moment->table;
+    struct fail why = FAIL_INIT;
+    cleanup_close int fd = -1;
+    struct moment_info info = {0};
+    int r = fill_spool(moment, &fd, &info, &why);
+    if (r < 0 && r != -EINTR)
+        log_event(table->conf.log, "%s/snapshots/now.tar: %s", moment->volume, fail_text(&why, r));
+    bool last;
+    {
+        /* Everything that needs the table is done before it may be freed: see
+         * cancel_all. */
+        scoped_lock(&table->lock);
+        note_made(moment, r, &fd, &info);
+        last = unref_locked(moment);
+        table->making--;
+        (void)pthread_cond_broadcast(&table->changed);
+    }
+    if (last)
+        moment_free(moment);
+}
+
+/* With the lock. */
+static int begin_making(struct moment *moment)
+{
+    struct moments *table = moment->table;
+    if (table->stopping)
+        return -EINTR;
+    int r = workers_submit(table->conf.workers, make, ref(moment));
+    if (r < 0) {
+        moment->refs--; /* never the last: the caller has one */
+        return r;
+    }
+    moment->state = MAKING;
+    moment->begun_ms = now_ms();
+    table->making++;
+    return 0;
+}
+
+static void wake_waiting(void *data)
+{
+    struct moments *table = data;
+    scoped_lock(&table->lock);
+    (void)pthread_cond_broadcast(&table->changed);
+}
+
+/* With the lock: until it is MADE or GONE, or cancel. */
+static int wait_made(struct moment *moment, struct cancel *cancel)
+{
+    moment->waiting++;
+    int r = moment->state == NEW ? begin_making(moment) : 0;
+    while (r == 0 && moment->state == MAKING) {
+        if (cancel_is_raised(cancel))
+            r = -EINTR;
+        else
+            (void)pthread_cond_wait(&moment->table->changed, &moment->table->lock);
+    }
+    moment->waiting--;
+    if (r < 0)
+        return r;
+    return moment->state == GONE ? moment->result : 0;
+}
+
+/* Whether, now that one more gave up, the making should be given up too; it is
+ * then no longer found by others. */
+static bool is_abandoned(struct moment *moment)
+{
+    if (moment->state != MAKING || moment->waiting)
+        return false;
+    make_gone(moment, -EINTR);
+    return true;
+}
+
+static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *cancel,
+               struct moment_info *ret_info)
+{
+    struct moments *table = moment->table;
+    struct cancel_hook hook = {.run = wake_waiting, .data = table};
+    cancel_hook_add(cancel, &hook);
+    int r;
+    bool abandoned = false;
+    {
+        scoped_lock(&table->lock);
+        note_asker(moment, process, opens);
+        r = wait_made(moment, cancel);
+        if (r == 0 && opens)
+            moment->opens++;
+        if (r == 0 && ret_info)
+            *ret_info = moment->info;
+        if (r == -EINTR)
+            abandoned = is_abandoned(moment);
+    }
+    cancel_hook_remove(cancel, &hook);
+    if (abandoned)
+        cancel_raise(moment->cancel);
+    return r;
+}
+
+int moment_stat(struct moment *moment, pid_t process, struct cancel *cancel,
+                struct moment_info *ret_info)
+{
+    return ask(moment, process, false, cancel, ret_info);
+}
+
+int moment_open(struct moment *moment, pid_t process, struct cancel *cancel)
+{
+    return ask(moment, process, true, cancel, NULL);
+}
+
+bool moment_peek(struct moment *moment, struct moment_info *ret_info)
+{
+    scoped_lock(&moment->table->lock);
+    if (moment->state != MADE)
+        return false;
+    *ret_info = moment->info;
+    return true;
+}
+
+void moment_close(struct moment *moment)
+{
+    scoped_lock(&moment->table->lock);
+    moment->opens--;
+    drop_unwanted(moment);
+}
+
+ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset)
+{
+    /* fd and bytes do not change while it is open. */
+    if (offset >= moment->info.bytes)
+        return 0;
+    if (len > moment->info.bytes - offset)
+        len = (size_t)(moment->info.bytes - offset);
+    ssize_t n = fd_pread_full(moment->fd, data, len, offset);
+    /* Less than was written is not an end of file, it is a broken disk. */
+    return n >= 0 && (size_t)n < len ? -EIO : n;
+}
+
+/* ---- the table -------------------------------------------------------------------- */
+
+/* With the lock: drops what has expired, and says when the next will. */
+static int64_t drop_expired(struct moments *table)
+{
+    int64_t next_ms = -1;
+    struct moment *next;
+    for (struct moment *at = table->live; at; at = next) {
+        next = at->next;
+        drop_unwanted(at);
+        if (at->state == MADE && !at->opens && (next_ms < 0 || at->expires_ms < next_ms))
+            next_ms = at->expires_ms;
+    }
+    return next_ms;
+}
+
+static void *janitor_main(void *arg)
+{
+    struct moments *table = arg;
+    scoped_lock(&table->lock);
+    while (!table->stopping) {
+        int64_t next_ms = drop_expired(table);
+        if (next_ms < 0) {
+            (void)pthread_cond_wait(&table->changed, &table->lock);
+        } else {
+            next_ms++; /* not a moment too early */
+            struct timespec until = {.tv_sec = next_ms / 1000, .tv_nsec = next_ms % 1000 * 1000000};
+            (void)pthread_cond_timedwait(&table->changed, &table->lock, &until);
+        }
+    }
+    return NULL;
+}
+
+int moments_start(const struct moments_conf *conf, struct moments **ret_moments, struct fail *why)
+{
+    struct moments *table = calloc(1, sizeof(*table));
+    if (!table)
+        return fail_errno(why, ENOMEM, "moments");
+    table->conf = *conf;
+    table->cache_ms = (int64_t)(conf->cache_seconds * 1000);
+    table->next_serial = 1;
+    (void)pthread_mutex_init(&table->lock, NULL);
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&table->changed, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    int err = pthread_create(&table->janitor, NULL, janitor_main, table);
+    if (err) {
+        moments_stop(table);
+        return fail_errno(why, err, "starting a thread");
+    }
+    table->has_janitor = true;
+    *ret_moments = table;
+    return 0;
+}
+
+static void cancel_all(struct moments *table)
+{
+    scoped_lock(&table->lock);
+    table->stopping = true;
+    /* Raising only wakes the engine's transfers: no hook of these cancels takes our lock. */
+    for (struct moment *at = table->live; at; at = at->next)
+        cancel_raise(at->cancel);
+    (void)pthread_cond_broadcast(&table->changed);
+    while (table->making)
+        (void)pthread_cond_wait(&table->changed, &table->lock);
+}
+
+void moments_stop(struct moments *table)
+{
+    if (!table)
+        return;
+    cancel_all(table);
+    if (table->has_janitor)
+        (void)pthread_join(table->janitor, NULL);
+    (void)pthread_cond_destroy(&table->changed);
+    (void)pthread_mutex_destroy(&table->lock);
+    free(table);
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Moments: the archive of a volume as of one instant, shown as now.tar.
+ *
+ * A moment is made when somebody asks for its size or opens it, once for all
+ * who ask at the same time, and never changes.  Each is a file of its own to
+ * the kernel, so that its caches never mix two.  Which one a name stands for
+ * when it is looked up is decided here:
+ *   - what a process has asked the size of is what it opens next, for as long
+ *     as attributes may be trusted (the mount option cache) after it was made;
+ *   - one whose making has begun no longer ago than that is shared;
+ *   - otherwise it is a new one.
+ * So `write; cp` always copies what was written, and stat and open agree.
+ *
+ * Its bytes lie in the spool from the moment they come until it was closed, or
+ * was not opened in time.  Any thread may call.
+ */
+#ifndef DVOLFS_JOB_MOMENT_H
+#define DVOLFS_JOB_MOMENT_H
+
+#include "base/cancel.h"
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/workers.h"
+#include "job/spool.h"
+#include "volume/volumes.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+struct moments;
+struct moment;
+
+struct moments_conf {
+    struct volumes *volumes;
+    struct spool *spool;
+    struct workers *workers; /* where archives are made; not the threads that wait for them */
+    struct log *log;
+    double cache_seconds;
+};
+
+/* Copies *conf; what it points to must outlive the moments. */
+must_check int moments_start(const struct moments_conf *conf, struct moments **ret_moments,
+                             struct fail *why);
+
+/* Gives up what is being made, waits for it and frees.  All moments must have
+ * been unref'ed.  NULL is allowed. */
+void moments_stop(struct moments *moments);
+
+/*
+ * The moment that now.tar of the volume stands for, to the given process (its
+ * process id, not a thread's); a new reference.  Starts nothing, does not
+ * block.  NULL: out of memory.
+ */
+must_check struct moment *moment_find(struct moments *moments, const char *volume, pid_t process);
+void moment_unref(struct moment *moment);
+
+/* A number no other moment of this process has. */
+uint64_t moment_serial(const struct moment *moment);
+
+struct moment_info {
+    uint64_t bytes;
+    struct timespec newest; /* the newest change in the volume */
+};
+
+/*
+ * Makes the archive, where it is not made yet, and waits for it.  When all who
+ * wait have given up, its making is cancelled.  Blocks.  Errors as volumes_read;
+ * -ESTALE: it was made and is gone again.  The reason of a failure is logged here.
+ */
+must_check int moment_stat(struct moment *moment, pid_t process, struct cancel *cancel,
+                           struct moment_info *ret_info);
+
+/* Whether it is made, and what moment_stat would say.  Never blocks. */
+bool moment_peek(struct moment *moment, struct moment_info *ret_info);
+
+/* As moment_stat, and keeps its bytes until moment_close.  Blocks. */
+must_check int moment_open(struct moment *moment, pid_t process, struct cancel *cancel);
+void moment_close(struct moment *moment);
+
+/* Of an open moment: up to len bytes at offset, fewer only at its end; -errno. */
+must_check ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset);
+
+#endif
