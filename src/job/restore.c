@@ -161,9 +161,9 @@ static int write_refusal(struct buf *out, const struct restore_request *request,
     format_now(now, sizeof(now));
     return buf_printf(out,
                       "%s\n"
-                      "volume:  %s\narchive: %s\nreason:  %s (%s)\nat:      %s\n%s\n%s\n",
+                      "volume:  %s\narchive: %s\nreason:  %s\nat:      %s\n%s\n%s\n",
                       begun ? "FAILED" : "refused", request->volume, request->name,
-                      fail_text(why, r), strerror(-r), now,
+                      fail_text(why, r), now,
                       begun ? "The engine failed while it unpacked: the volume may hold a part of "
                               "the archive."
                             : "The volume is as it was.",

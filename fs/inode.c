@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/inode.h"
+
+/* uthash must not end the process when memory is short. */
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+#define ROOT_INO 1
+
+struct slot {
+    uint64_t ino;
+    struct node *node;
+    uint64_t lookups;
+    UT_hash_handle hh;
+};
+
+struct inode_table {
+    pthread_mutex_t lock;
+    struct slot *slots;
+};
+
+/* With the lock. */
+static struct slot *find_slot(struct inode_table *table, uint64_t ino)
+{
+    struct slot *slot;
+    HASH_FIND(hh, table->slots, &ino, sizeof(ino), slot);
+    return slot;
+}
+
+/* With the lock.  Takes the reference on success. */
+static struct slot *add_slot(struct inode_table *table, struct node *node)
+{
+    struct slot *slot = calloc(1, sizeof(*slot));
+    if (!slot)
+        return NULL;
+    slot->ino = node->ino;
+    slot->node = node;
+    HASH_ADD(hh, table->slots, ino, sizeof(slot->ino), slot);
+    if (!slot->hh.tbl) { /* out of memory */
+        free(slot);
+        return NULL;
+    }
+    return slot;
+}
+
+struct inode_table *inode_table_new(struct node *root)
+{
+    struct inode_table *table = calloc(1, sizeof(*table));
+    if (!table) {
+        node_unref(root);
+        return NULL;
+    }
+    (void)pthread_mutex_init(&table->lock, NULL);
+    struct slot *slot = add_slot(table, root);
+    if (!slot) {
+        node_unref(root);
+        inode_table_free(table);
+        return NULL;
+    }
+    slot->lookups = 1;
+    return table;
+}
+
+void inode_table_free(struct inode_table *table)
+{
+    if (!table)
+        return;
+    struct slot *slot, *next;
+    HASH_ITER (hh, table->slots, slot, next) {
+        HASH_DEL(table->slots, slot);
+        node_unref(slot->node);
+        free(slot);
+    }
+    (void)pthread_mutex_destroy(&table->lock);
+    free(table);
+}
+
+struct node *inode_table_lookup(struct inode_table *table, struct node *node)
+{
+    struct node *unwanted = node;
+    struct node *result = NULL;
+    {
+        scoped_lock(&table->lock);
+        struct slot *slot = find_slot(table, node->ino);
+        if (!slot && (slot = add_slot(table, node)))
+            unwanted = NULL;
+        if (slot) {
+            slot->lookups++;
+            result = node_ref(slot->node);
+        }
+    }
+    node_unref(unwanted); /* may free, which takes other locks */
+    return result;
+}
+
+struct node *inode_table_get(struct inode_table *table, uint64_t ino)
+{
+    scoped_lock(&table->lock);
+    struct slot *slot = find_slot(table, ino);
+    return slot ? node_ref(slot->node) : NULL;
+}
+
+void inode_table_forget(struct inode_table *table, uint64_t ino, uint64_t lookups)
+{
+    struct node *node = NULL;
+    {
+        scoped_lock(&table->lock);
+        struct slot *slot = find_slot(table, ino);
+        if (!slot || ino == ROOT_INO)
+            return;
+        slot->lookups = lookups < slot->lookups ? slot->lookups - lookups : 0;
+        if (slot->lookups)
+            return;
+        HASH_DEL(table->slots, slot);
+        node = slot->node;
+        free(slot);
+    }
+    node_unref(node);
+}

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/node.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+pid_t request_process(const struct request *request)
+{
+    char path[64], line[256];
+    (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)request->thread);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return request->thread;
+    int process = (int)request->thread;
+    while (fgets(line, sizeof(line), file) && sscanf(line, "Tgid: %d", &process) != 1)
+        ;
+    (void)fclose(file);
+    return process;
+}
+
+void node_init(struct node *node, const struct node_ops *ops, uint64_t ino)
+{
+    node->ops = ops;
+    node->ino = ino;
+    atomic_init(&node->refs, 1);
+}
+
+struct node *node_ref(struct node *node)
+{
+    atomic_fetch_add(&node->refs, 1);
+    return node;
+}
+
+void node_unref(struct node *node)
+{
+    if (node && atomic_fetch_sub(&node->refs, 1) == 1)
+        node->ops->free(node);
+}
+
+bool node_may_wait(const struct node *node, unsigned operation)
+{
+    return node->ops->waits & operation;
+}
+
+static struct stat default_stat(const struct node *node)
+{
+    return (struct stat){.st_ino = node->ino,
+                         .st_nlink = 1,
+                         .st_uid = geteuid(),
+                         .st_gid = getegid(),
+                         /* coreutils read in units of it */
+                         .st_blksize = 1 << 20};
+}
+
+static void complete_stat(struct stat *st)
+{
+    assert(st->st_mode & S_IFMT);
+    st->st_blocks = (st->st_size + 511) / 512;
+    st->st_atim = st->st_ctim = st->st_mtim;
+}
+
+int node_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
+                 double *ret_seconds)
+{
+    struct stat st = default_stat(node);
+    double seconds = 0;
+    int r = node->ops->getattr(node, request, &st, &seconds);
+    if (r < 0)
+        return r;
+    complete_stat(&st);
+    *ret_stat = st;
+    *ret_seconds = seconds;
+    return 0;
+}
+
+int node_peek(struct node *node, const struct request *request, struct stat *ret_stat,
+              double *ret_seconds)
+{
+    if (!node_may_wait(node, NODE_WAITS_GETATTR))
+        return node_getattr(node, request, ret_stat, ret_seconds);
+    struct stat st = default_stat(node);
+    node->ops->peek(node, &st);
+    complete_stat(&st);
+    *ret_stat = st;
+    *ret_seconds = 0;
+    return 0;
+}
+
+int node_lookup(struct node *dir, const struct request *request, const char *name,
+                struct node **ret_child, double *ret_seconds)
+{
+    if (!dir->ops->lookup)
+        return -ENOTDIR;
+    *ret_seconds = 0;
+    return dir->ops->lookup(dir, request, name, ret_child, ret_seconds);
+}
+
+int node_list(struct node *dir, node_emit_fn *emit, void *data)
+{
+    return dir->ops->list ? dir->ops->list(dir, emit, data) : -ENOTDIR;
+}
+
+int node_refuse_create(const struct node *dir)
+{
+    if (!dir->ops->list)
+        return -ENOTDIR;
+    return dir->ops->refuse_create ? -dir->ops->refuse_create : -EROFS;
+}
+
+int node_create(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
+                struct opened *ret_opened)
+{
+    if (!dir->ops->create)
+        return node_refuse_create(dir);
+    return dir->ops->create(dir, name, mode, ret_child, ret_opened);
+}
+
+int node_unlink(struct node *dir, const char *name)
+{
+    return dir->ops->unlink ? dir->ops->unlink(dir, name) : -EPERM;
+}
+
+int node_rename(struct node *dir, const struct request *request, const char *from, const char *to,
+                bool no_replace)
+{
+    return dir->ops->rename ? dir->ops->rename(dir, request, from, to, no_replace) : -EPERM;
+}
+
+int node_open(struct node *node, const struct request *request, int flags,
+              struct opened *ret_opened)
+{
+    if (!node->ops->open)
+        return node->ops->list ? -EISDIR : -EACCES;
+    if (!node->ops->write && (flags & O_ACCMODE) != O_RDONLY)
+        return -EROFS;
+    return node->ops->open(node, request, flags, ret_opened);
+}
+
+ssize_t node_read(struct node *node, struct handle *handle, const struct request *request,
+                  void *data, size_t len, uint64_t offset)
+{
+    if (!node->ops->read)
+        return -EBADF;
+    ssize_t n = node->ops->read(node, handle, request, data, len, offset);
+    assert(n <= (ssize_t)len);
+    return n;
+}
+
+ssize_t node_write(struct node *node, struct handle *handle, const void *data, size_t len,
+                   uint64_t offset)
+{
+    return node->ops->write ? node->ops->write(node, handle, data, len, offset) : -EROFS;
+}
+
+int node_flush(struct node *node, struct handle *handle, const struct request *request)
+{
+    return node->ops->flush ? node->ops->flush(node, handle, request) : 0;
+}
+
+void node_release(struct node *node, struct handle *handle)
+{
+    if (node->ops->release)
+        node->ops->release(node, handle);
+}
+
+int node_truncate(struct node *node, uint64_t size)
+{
+    return node->ops->truncate ? node->ops->truncate(node, size) : -EROFS;
+}
+
+int node_set_times(struct node *node, const struct timespec *mtime)
+{
+    return node->ops->set_times ? node->ops->set_times(node, mtime) : -EPERM;
+}
+
+int node_set_mode(struct node *node, mode_t mode)
+{
+    return node->ops->set_mode ? node->ops->set_mode(node, mode) : -EPERM;
+}
+
+int node_set_owner(struct node *node)
+{
+    return node->ops->set_mode ? 0 : -EPERM;
+}

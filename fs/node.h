@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A node is one thing shown in the tree: what the kernel calls an inode.  Each
+ * kind implements the operations it offers; the wrappers below refuse the rest
+ * with the errno a user should see, so that nothing is ever ENOSYS or EIO by
+ * omission.
+ *
+ * All operations return 0 (or a count) or a negative errno, with outputs
+ * untouched on failure, and may run in several threads at once.  They block
+ * only where `waits` says so: such ones run in a thread of their own, and give
+ * up with -EINTR when request->cancel is raised.
+ */
+#ifndef DVOLFS_FS_NODE_H
+#define DVOLFS_FS_NODE_H
+
+#include "base/cancel.h"
+#include "base/cleanup.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+/* Who asks.  Valid during the call. */
+struct request {
+    pid_t thread; /* its thread id, as the kernel tells it; 0: not known */
+    struct cancel *cancel;
+};
+
+/* The process that the asking thread belongs to (Tgid in /proc/TID/status,
+ * proc(5)); the thread's own id where that cannot be told. */
+pid_t request_process(const struct request *request);
+
+struct node;
+
+/* What an open file needs; each kind of node defines its own. */
+struct handle;
+
+/* How the kernel may cache an open file. */
+enum open_caching {
+    OPEN_PLAIN,      /* pages are dropped at each open */
+    OPEN_KEEP_PAGES, /* the contents of this node never change */
+    OPEN_DIRECT,     /* no pages: each read and write comes here */
+};
+
+struct opened {
+    struct handle *handle;
+    enum open_caching caching;
+};
+
+/* Takes a name of a directory; a negative errno ends the listing. */
+typedef int node_emit_fn(void *data, const char *name, uint64_t ino, mode_t type);
+
+/* Operations that may wait, for node_ops.waits. */
+enum {
+    NODE_WAITS_GETATTR = 1 << 0,
+    NODE_WAITS_OPEN = 1 << 1,
+    NODE_WAITS_READ = 1 << 2,
+    NODE_WAITS_FLUSH = 1 << 3, /* flush and fsync */
+    NODE_WAITS_RENAME = 1 << 4,
+};
+
+struct node_ops {
+    unsigned waits;
+
+    /* Frees the node; nobody refers to it any more. */
+    void (*free)(struct node *node);
+
+    /*
+     * Fills mode (with type), size, mtime, nlink.  The wrapper has filled in the
+     * rest.  *ret_seconds: how long the kernel may trust it (preset to 0).
+     */
+    int (*getattr)(struct node *node, const struct request *request, struct stat *ret_stat,
+                   double *ret_seconds);
+
+    /*
+     * As far as it is known without waiting, where getattr may wait: mode at
+     * least.  Needed only there.
+     */
+    void (*peek)(struct node *node, struct stat *ret_stat);
+
+    /* ---- directories ---- */
+
+    /*
+     * The child called name: a new reference.  *ret_seconds: how long the kernel
+     * may trust the name (preset to 0).  Must not block: `ls` calls it.
+     */
+    int (*lookup)(struct node *dir, const struct request *request, const char *name,
+                  struct node **ret_child, double *ret_seconds);
+    /* All names but "." and ".."; without side effects.  Must not block. */
+    int (*list)(struct node *dir, node_emit_fn *emit, void *data);
+    /* A new file, open for reading and writing, mode without type. */
+    int (*create)(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
+                  struct opened *ret_opened);
+    int (*unlink)(struct node *dir, const char *name);
+    /* Within the same directory. */
+    int (*rename)(struct node *dir, const struct request *request, const char *from, const char *to,
+                  bool no_replace);
+    /* The errno of creating anything there where it is not offered; 0: EROFS. */
+    int refuse_create;
+
+    /* ---- files ---- */
+
+    /* flags as open(2); O_TRUNC is set where the kernel wants it done here. */
+    int (*open)(struct node *node, const struct request *request, int flags,
+                struct opened *ret_opened);
+    /* Fewer bytes than asked only at the end of the file. */
+    ssize_t (*read)(struct node *node, struct handle *handle, const struct request *request,
+                    void *data, size_t len, uint64_t offset);
+    ssize_t (*write)(struct node *node, struct handle *handle, const void *data, size_t len,
+                     uint64_t offset);
+    /* Each close(2) of a descriptor, with handle; its error is close's. */
+    int (*flush)(struct node *node, struct handle *handle, const struct request *request);
+    void (*release)(struct node *node, struct handle *handle);
+    int (*truncate)(struct node *node, uint64_t size);
+    int (*set_times)(struct node *node, const struct timespec *mtime);
+    int (*set_mode)(struct node *node, mode_t mode);
+};
+
+/* The head of every kind of node. */
+struct node {
+    const struct node_ops *ops;
+    uint64_t ino;
+    atomic_int refs;
+};
+
+/* To be called by the kind's constructor: one reference. */
+void node_init(struct node *node, const struct node_ops *ops, uint64_t ino);
+struct node *node_ref(struct node *node);
+/* The last one frees it.  NULL is allowed. */
+void node_unref(struct node *node);
+DEFINE_CLEANUP(cleanup_node_impl, struct node, node_unref)
+#define cleanup_node cleanup(cleanup_node_impl)
+
+bool node_may_wait(const struct node *node, unsigned operation);
+
+/* The dispatch.  What a kind does not offer is refused:
+ *   lookup, list       ENOTDIR
+ *   create             the directory's refuse_create, else EROFS
+ *   unlink, rename     EPERM
+ *   open for writing   EROFS; open at all without .open: EACCES
+ *   write, truncate    EROFS
+ *   set_times, set_mode  EPERM
+ */
+int node_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
+                 double *ret_seconds);
+/* The same for the answer to a lookup: never waits, and then is trusted for no
+ * time, so that whoever wants to know asks. */
+int node_peek(struct node *node, const struct request *request, struct stat *ret_stat,
+              double *ret_seconds);
+int node_lookup(struct node *dir, const struct request *request, const char *name,
+                struct node **ret_child, double *ret_seconds);
+int node_list(struct node *dir, node_emit_fn *emit, void *data);
+int node_create(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
+                struct opened *ret_opened);
+int node_refuse_create(const struct node *dir);
+int node_unlink(struct node *dir, const char *name);
+int node_rename(struct node *dir, const struct request *request, const char *from, const char *to,
+                bool no_replace);
+int node_open(struct node *node, const struct request *request, int flags,
+              struct opened *ret_opened);
+ssize_t node_read(struct node *node, struct handle *handle, const struct request *request,
+                  void *data, size_t len, uint64_t offset);
+ssize_t node_write(struct node *node, struct handle *handle, const void *data, size_t len,
+                   uint64_t offset);
+int node_flush(struct node *node, struct handle *handle, const struct request *request);
+void node_release(struct node *node, struct handle *handle);
+int node_truncate(struct node *node, uint64_t size);
+int node_set_times(struct node *node, const struct timespec *mtime);
+int node_set_mode(struct node *node, mode_t mode);
+/* Accepted without effect where the mode may be set: tools that copy do it after. */
+int node_set_owner(struct node *node);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The front desk: takes the kernel's requests, asks the node, answers exactly
+ * once.  Nothing else in the project replies to the kernel.
+ */
+#ifndef DVOLFS_FS_OPS_H
+#define DVOLFS_FS_OPS_H
+
+#define FUSE_USE_VERSION 35
+
+#include "base/workers.h"
+#include "fs/inode.h"
+#include "job/spool.h"
+
+#include <fuse_lowlevel.h>
+
+/* The session's user data; all must outlive the session. */
+struct front {
+    struct inode_table *inodes;
+    struct workers *workers; /* for requests that may wait */
+    struct spool *spool;     /* whose disk statfs(2) tells of */
+    struct cancel *stop;     /* raised: requests that wait give up */
+};
+
+extern const struct fuse_lowlevel_ops ops_table;
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The command line, as mount.dvolfs(8) describes it: one table of options makes
+ * the parser and the help.
+ */
+#ifndef DVOLFS_FS_OPTION_H
+#define DVOLFS_FS_OPTION_H
+
+#include "base/buf.h"
+#include "base/fail.h"
+#include "volume/volumes.h"
+
+#include <stdbool.h>
+
+/* What was asked for, and what follows from it.  Strings are malloc'ed. */
+struct config {
+    char *spec;       /* as given, else "docker" */
+    char *mountpoint; /* as given */
+    char *store;
+    char *spool;
+    struct volumes_conf volumes; /* spec points to the above */
+    double cache_seconds;
+    struct buf fuse_options; /* those for the kernel and libfuse, comma separated */
+    struct buf shown;        /* ours, as they are in force, for status.json */
+    bool foreground;
+    bool debug; /* foreground, with the log on stderr */
+};
+
+enum option_verdict {
+    OPTION_RUN,
+    OPTION_HELP,    /* -h: print it */
+    OPTION_VERSION, /* -V */
+};
+
+/*
+ * Parses a command line and fills in the defaults.  The verdict, or -EINVAL
+ * (-ENOMEM) with why.  *ret_config is to be freed with config_done in any case.
+ */
+must_check int option_parse(int argc, char **argv, struct config *ret_config, struct fail *why);
+void config_done(struct config *config);
+
+/* The text that -h prints; in a buffer of the caller's. */
+must_check int option_help(struct buf *out);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What all nodes of a mount share, and their constructors.
+ *
+ * Inode numbers: 1 is the root, 2 .dvolfs; a volume with the catalogue's id V
+ * has V * 256 and its fixed directories the numbers after it.  The top two bits
+ * tell what is made up as it is looked up: a moment, a file in restore/, a text
+ * (its contents' hash), the log.
+ */
+#ifndef DVOLFS_FS_TREE_H
+#define DVOLFS_FS_TREE_H
+
+#include "base/log.h"
+#include "fs/node.h"
+#include "job/moment.h"
+#include "job/spool.h"
+#include "volume/volumes.h"
+
+#define INO_ROOT 1
+#define INO_CONTROL 2
+#define INO_VOLUME(id) ((id) << 8)
+#define INO_SNAPSHOTS(id) (INO_VOLUME(id) + 1)
+#define INO_RESTORE(id) (INO_VOLUME(id) + 2)
+#define INO_MOMENT (UINT64_C(1) << 62)
+#define INO_INBOX_FILE (UINT64_C(2) << 62)
+#define INO_TEXT (UINT64_C(3) << 62)
+#define INO_LOG (INO_MOMENT | (UINT64_C(1) << 61))
+
+#define CONTROL_NAME ".dvolfs"
+
+struct inboxes;
+
+struct tree {
+    struct volumes *volumes;
+    struct moments *moments;
+    struct spool *spool;
+    struct inboxes *inboxes;
+    struct log *log;
+    struct timespec mounted_at; /* the mtime of what has no other */
+    /* For status.json: the options in force, "store=...,cache=1". */
+    const char *options;
+};
+
+/* Constructors return one reference, or NULL without memory.  tree outlives the nodes. */
+must_check struct node *node_root_new(struct tree *tree);
+must_check struct node *node_control_new(struct tree *tree);
+must_check struct node *node_volume_new(struct tree *tree, const struct view_volume *volume);
+must_check struct node *node_snapshots_new(struct tree *tree, const char *volume, uint64_t id);
+must_check struct node *node_restore_new(struct tree *tree, const char *volume, uint64_t id);
+
+/*
+ * A read-only file with these contents (copied).  Other contents or another
+ * `where` are another inode, so that a size never goes with another version's
+ * bytes.
+ */
+must_check struct node *node_text_new(struct tree *tree, const char *where, const char *text,
+                                      size_t len);
+
+/* What every directory of fixed contents answers to getattr. */
+void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat);
+
+/* What was dropped into the restore/ directories of a mount, with its receipts. */
+must_check struct inboxes *inboxes_new(void);
+void inboxes_free(struct inboxes *inboxes);
+
+#endif
