@@ -3,7 +3,9 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 pid_t request_process(const struct request *request)
 {
@@ -92,6 +94,8 @@ int node_lookup(struct node *dir, const struct request *request, const char *nam
 {
     if (!dir->ops->lookup)
         return -ENOTDIR;
+    if (strlen(name) > NAME_MAX)
+        return -ENAMETOOLONG;
     *ret_seconds = 0;
     return dir->ops->lookup(dir, request, name, ret_child, ret_seconds);
 }

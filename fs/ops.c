@@ -145,7 +145,7 @@ static void run_lookup(struct call *call)
 {
     struct node *child = NULL;
     double seconds = 0;
-    struct fuse_entry_param entry;
+    struct fuse_entry_param entry = {0};
     int r = node_lookup(call->node, &call->request, call->name, &child, &seconds);
     if (r == 0)
         r = make_entry(call, child, seconds, &entry);

@@ -269,8 +269,11 @@ int option_parse(int argc, char **argv, struct config *ret_config, struct fail *
     buf_init(&config->shown, OPTIONS_MAX_BYTES);
     optind = 0; /* glibc: begin anew, whatever was parsed before (getopt(3), NOTES) */
     opterr = 0;
+    static const struct option long_flags[] = {{"help", no_argument, NULL, 'h'},
+                                               {"version", no_argument, NULL, 'V'},
+                                               {0}};
     int flag;
-    while ((flag = getopt(argc, argv, "o:fdhVsnvN:t:")) != -1) {
+    while ((flag = getopt_long(argc, argv, "o:fdhVsnvN:t:", long_flags, NULL)) != -1) {
         int r = parse_flag(config, flag, why);
         if (r != OPTION_RUN)
             return r;

@@ -105,10 +105,8 @@ const char *buf_string(const struct buf *buf)
 
 char *buf_take(struct buf *buf)
 {
-    if (!buf->data && reserve(buf, 0) < 0)
-        return NULL;
-    buf->data[buf->len] = '\0';
-    char *data = take(buf->data);
-    buf_init(buf, buf->max_bytes);
+    char *data = buf->data ? buf->data : strdup("");
+    if (data)
+        buf_init(buf, buf->max_bytes);
     return data;
 }

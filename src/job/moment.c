@@ -199,13 +199,13 @@ static bool stands_for_now(struct moment *moment, pid_t process)
            (moment->state == MAKING && now <= moment->begun_ms + moment->table->cache_ms);
 }
 
-struct moment *moment_find(struct moments *table, const char *volume, pid_t process)
+struct moment *moment_find(struct moments *moments, const char *volume, pid_t process)
 {
-    scoped_lock(&table->lock);
-    for (struct moment *at = table->live; at; at = at->next)
+    scoped_lock(&moments->lock);
+    for (struct moment *at = moments->live; at; at = at->next)
         if (strcmp(at->volume, volume) == 0 && stands_for_now(at, process))
             return ref(at);
-    return moment_new(table, volume);
+    return moment_new(moments, volume);
 }
 
 /* ---- the making --------------------------------------------------------------- */
@@ -454,14 +454,14 @@ static void cancel_all(struct moments *table)
         (void)pthread_cond_wait(&table->changed, &table->lock);
 }
 
-void moments_stop(struct moments *table)
+void moments_stop(struct moments *moments)
 {
-    if (!table)
+    if (!moments)
         return;
-    cancel_all(table);
-    if (table->has_janitor)
-        (void)pthread_join(table->janitor, NULL);
-    (void)pthread_cond_destroy(&table->changed);
-    (void)pthread_mutex_destroy(&table->lock);
-    free(table);
+    cancel_all(moments);
+    if (moments->has_janitor)
+        (void)pthread_join(moments->janitor, NULL);
+    (void)pthread_cond_destroy(&moments->changed);
+    (void)pthread_mutex_destroy(&moments->lock);
+    free(moments);
 }
