@@ -12,7 +12,7 @@ static void make_printable(char *text)
             *text = '?';
 }
 
-static void format_text(struct fail *why, const char *format, va_list args)
+printf_like(2, 0) static void format_text(struct fail *why, const char *format, va_list args)
 {
     (void)vsnprintf(why->text, sizeof(why->text), format, args);
     make_printable(why->text);

@@ -46,7 +46,8 @@ static void drop_older_half(struct log *log)
     log->generation++;
 }
 
-static size_t format_line(char *line, size_t room, const char *format, va_list args)
+printf_like(3, 0) static size_t
+    format_line(char *line, size_t room, const char *format, va_list args)
 {
     time_t now = time(NULL);
     struct tm tm;

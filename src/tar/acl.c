@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+#include "tar/acl.h"
+
+#include "base/buf.h"
+
+#include <archive.h>
+#include <endian.h>
+#include <linux/posix_acl_xattr.h>
+#include <stdbool.h>
+#include <sys/stat.h>
+
+/* The kernel refuses attributes over 64 KiB, and so longer lists. */
+#define ACL_ENTRIES_MAX 8000
+
+/* Tags, permissions and ACL_UNDEFINED_ID of linux/posix_acl.h, which is not for user space. */
+enum {
+    TAG_USER_OBJ = 0x01,
+    TAG_USER = 0x02,
+    TAG_GROUP_OBJ = 0x04,
+    TAG_GROUP = 0x08,
+    TAG_MASK = 0x10,
+    TAG_OTHER = 0x20,
+};
+#define NO_ID UINT32_MAX
+
+struct acl {
+    struct ace {
+        uint16_t tag;
+        uint16_t perm;
+        uint32_t id;
+    } * entries;
+    size_t count;
+    size_t room;
+    unsigned tags; /* all there are */
+};
+
+static void acl_done(struct acl *acl)
+{
+    free(acl->entries);
+}
+
+static bool is_named(unsigned tag)
+{
+    return tag == TAG_USER || tag == TAG_GROUP;
+}
+
+static uint16_t kernel_tag(int tag)
+{
+    switch (tag) {
+    case ARCHIVE_ENTRY_ACL_USER_OBJ:
+        return TAG_USER_OBJ;
+    case ARCHIVE_ENTRY_ACL_USER:
+        return TAG_USER;
+    case ARCHIVE_ENTRY_ACL_GROUP_OBJ:
+        return TAG_GROUP_OBJ;
+    case ARCHIVE_ENTRY_ACL_GROUP:
+        return TAG_GROUP;
+    case ARCHIVE_ENTRY_ACL_MASK:
+        return TAG_MASK;
+    case ARCHIVE_ENTRY_ACL_OTHER:
+        return TAG_OTHER;
+    default:
+        return 0;
+    }
+}
+
+static int acl_add(struct acl *acl, struct ace ace, struct fail *why)
+{
+    bool repeated = (acl->tags & ace.tag) && !is_named(ace.tag);
+    if (!ace.tag || repeated || acl->count == ACL_ENTRIES_MAX)
+        return fail_set(why, EILSEQ, "no valid ACL");
+    if (acl->count == acl->room) {
+        size_t room = acl->room ? acl->room * 2 : 8;
+        struct ace *more = reallocarray(acl->entries, room, sizeof(*more));
+        if (!more)
+            return -ENOMEM;
+        acl->entries = more;
+        acl->room = room;
+    }
+    acl->entries[acl->count++] = ace;
+    acl->tags |= ace.tag;
+    return 0;
+}
+
+static int compare(const void *left, const void *right)
+{
+    const struct ace *a = left;
+    const struct ace *b = right;
+    if (a->tag != b->tag)
+        return a->tag < b->tag ? -1 : 1;
+    return (a->id > b->id) - (a->id < b->id);
+}
+
+/* Collects the entries of one type, in the kernel's order. */
+static int acl_fill(struct acl *acl, struct archive_entry *from, int want, struct fail *why)
+{
+    int type, perm, tag, id;
+    const char *name;
+    (void)archive_entry_acl_reset(from, want);
+    while (archive_entry_acl_next(from, want, &type, &perm, &tag, &id, &name) == ARCHIVE_OK) {
+        struct ace ace = {.tag = kernel_tag(tag), .perm = (uint16_t)(perm & 7), .id = NO_ID};
+        if (is_named(ace.tag) && id < 0)
+            return fail_set(why, EILSEQ, "its ACL has %s without a number",
+                            name && name[0] ? name : "a user or group");
+        if (is_named(ace.tag))
+            ace.id = (uint32_t)id;
+        int r = acl_add(acl, ace, why);
+        if (r < 0)
+            return r;
+    }
+    if (acl->count > 0)
+        qsort(acl->entries, acl->count, sizeof(*acl->entries), compare);
+    unsigned needed = TAG_USER_OBJ | TAG_GROUP_OBJ | TAG_OTHER;
+    if (acl->tags & (TAG_USER | TAG_GROUP))
+        needed |= TAG_MASK;
+    return (acl->tags & needed) == needed ? 0 : fail_set(why, EILSEQ, "no valid ACL");
+}
+
+static int acl_store(const struct acl *acl, struct tar_entry *entry, const char *name)
+{
+    struct buf bytes cleanup_buf;
+    buf_init(&bytes, sizeof(struct posix_acl_xattr_header) +
+                         ACL_ENTRIES_MAX * sizeof(struct posix_acl_xattr_entry));
+    struct posix_acl_xattr_header header = {.a_version = htole32(POSIX_ACL_XATTR_VERSION)};
+    int r = buf_add(&bytes, &header, sizeof(header));
+    for (size_t i = 0; r == 0 && i < acl->count; i++) {
+        struct posix_acl_xattr_entry ace = {
+            .e_tag = htole16(acl->entries[i].tag),
+            .e_perm = htole16(acl->entries[i].perm),
+            .e_id = htole32(acl->entries[i].id),
+        };
+        r = buf_add(&bytes, &ace, sizeof(ace));
+    }
+    return r < 0 ? r : tar_entry_add_xattr(entry, name, bytes.data, bytes.len);
+}
+
+static mode_t mask_of(const struct acl *acl, mode_t fallback)
+{
+    for (size_t i = 0; i < acl->count; i++)
+        if (acl->entries[i].tag == TAG_MASK)
+            return acl->entries[i].perm;
+    return fallback;
+}
+
+static int convert_one(struct archive_entry *from, struct tar_entry *entry, int type,
+                       struct fail *why)
+{
+    struct acl acl cleanup(acl_done) = {0};
+    if (!(archive_entry_acl_types(from) & type))
+        return 0;
+    int r = acl_fill(&acl, from, type, why);
+    if (r < 0)
+        return r;
+    if (type == ARCHIVE_ENTRY_ACL_TYPE_DEFAULT)
+        return acl_store(&acl, entry, "system.posix_acl_default");
+    mode_t group = mask_of(&acl, entry->mode >> 3 & 7);
+    entry->mode = (entry->mode & ~(mode_t)S_IRWXG) | group << 3;
+    return acl_store(&acl, entry, "system.posix_acl_access");
+}
+
+int tar_acl_convert(struct archive_entry *from, struct tar_entry *entry, struct fail *why)
+{
+    int r = convert_one(from, entry, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, why);
+    return r < 0 ? r : convert_one(from, entry, ARCHIVE_ENTRY_ACL_TYPE_DEFAULT, why);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The bytes that stand before a member's data in a pax archive.  Pure.
+ *
+ * Format: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended
+ * Header"; SCHILY.xattr.* as star(5) and GNU tar write them.  A pax header is
+ * written only where ustar cannot hold the value exactly: mtime with
+ * nanoseconds or out of range, ids over 2097151, sizes of 8 GiB and more,
+ * names that do not fit, attributes.  Readers that matter: GNU tar, bsdtar,
+ * busybox, python, and Go's archive/tar in the engine.
+ */
+#ifndef DVOLFS_TAR_HEADER_H
+#define DVOLFS_TAR_HEADER_H
+
+#include "base/buf.h"
+#include "tar/entry.h"
+
+#define TAR_BLOCK_BYTES 512
+/* Two blocks of zeros end an archive. */
+#define TAR_END_BYTES 1024
+
+/*
+ * Appends the header blocks of entry to out, always a multiple of
+ * TAR_BLOCK_BYTES.  The member is called prefix + entry->name ('/' appended to a
+ * directory; prefix is "" or ends in '/'); a hard link's target gets the same
+ * prefix.  The root entry ("") is prefix itself, or "./" where prefix is "".
+ * The entry's extents are not looked at: the member is written as a plain
+ * file of size_bytes, whose data and padding the caller appends.
+ * Sockets have no type in tar: -EINVAL, as for any unknown type, a link without
+ * a target, a root that is no directory.  -ENOMEM, -EMSGSIZE.
+ */
+must_check int tar_header_write(struct buf *out, const char *prefix, const struct tar_entry *entry);
+
+/* Bytes of zeros that follow size_bytes of data, to the next block. */
+unsigned tar_padding_bytes(uint64_t size_bytes);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An archive that exists only while it is read: any bytes of it, at any offset,
+ * from a layout and the files as they are now.
+ *
+ * What changed since the layout was made never shifts the rest:
+ *   - a file that is gone, or is another or of another type now, before its
+ *     headers were given out: its slot is filled with pax global headers that
+ *     hold nothing but a comment (POSIX pax, "comment"; every tar skips them),
+ *     in units of at most 64 KiB, because readers limit the size of one
+ *   - one that goes after that, or is shorter: zeros to its size
+ *   - one that grew: what it had
+ * and each such file is counted and told once.
+ *
+ * Any thread may call vtar_read, several at once.
+ */
+#ifndef DVOLFS_TAR_VTAR_H
+#define DVOLFS_TAR_VTAR_H
+
+#include "tar/layout.h"
+
+/* Where the files are; its functions may be called from several threads at once. */
+struct vtar_source {
+    /*
+     * Opens the file at path for reading: 0 with *ret_file.  dev and ino are
+     * those of the layout: -ESTALE where it is another file now; -ENOENT,
+     * -ENOTDIR, -ELOOP: gone; anything else is an error of the whole read.
+     */
+    int (*open)(void *data, const char *path, uint64_t dev, uint64_t ino, void **ret_file,
+                struct fail *why);
+    /* Fills buf with len bytes at offset; fewer only at the file's end; -errno. */
+    ssize_t (*pread)(void *data, void *file, void *buf, size_t len, uint64_t offset,
+                     struct fail *why);
+    void (*close)(void *data, void *file);
+    /* Tells, once for a file, what became of it: "is gone", "is shorter".  No lock is held. */
+    void (*affected)(void *data, const char *path, const char *what);
+    /* Optional (NULL): says that the file at path will be asked for soon. */
+    void (*expect)(void *data, const char *path);
+    void *data;
+};
+
+struct vtar;
+
+/* layout (finished) and what source points to must outlive it; *source is copied. */
+must_check struct vtar *vtar_new(const struct layout *layout, const struct vtar_source *source);
+
+/* Closes the files it holds open.  No read may be under way.  NULL is allowed. */
+void vtar_free(struct vtar *vtar);
+
+/*
+ * Up to len bytes at offset: fewer only at the archive's end, 0 beyond it.  All
+ * or nothing: after an error no byte counts.  Keeps at most VTAR_MAX_OPEN files
+ * open.  Blocks on source.  -errno of source.open and source.pread; -ENOMEM.
+ */
+#define VTAR_MAX_OPEN 16
+must_check ssize_t vtar_read(struct vtar *vtar, void *buf, size_t len, uint64_t offset,
+                             struct fail *why);
+
+/* How many files are not as the layout said. */
+uint64_t vtar_affected(const struct vtar *vtar);
+
+#endif
