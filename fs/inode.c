@@ -89,6 +89,8 @@ struct node *inode_table_lookup(struct inode_table *table, struct node *node)
             result = node_ref(slot->node);
         }
     }
+    if (unwanted && result && unwanted != result && result->ops->refresh)
+        result->ops->refresh(result, unwanted);
     node_unref(unwanted); /* may free, which takes other locks */
     return result;
 }

@@ -55,11 +55,13 @@ static struct stat default_stat(const struct node *node)
                          .st_blksize = 1 << 20};
 }
 
-static void complete_stat(struct stat *st)
+void node_stat_made_up(struct stat *st, mode_t mode, uint64_t size, const struct timespec *mtime)
 {
-    assert(st->st_mode & S_IFMT);
+    st->st_mode = mode;
+    st->st_nlink = S_ISDIR(mode) ? 2 : 1;
+    st->st_size = (off_t)size;
     st->st_blocks = (st->st_size + 511) / 512;
-    st->st_atim = st->st_ctim = st->st_mtim;
+    st->st_atim = st->st_ctim = st->st_mtim = *mtime;
 }
 
 int node_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
@@ -70,7 +72,7 @@ int node_getattr(struct node *node, const struct request *request, struct stat *
     int r = node->ops->getattr(node, request, &st, &seconds);
     if (r < 0)
         return r;
-    complete_stat(&st);
+    assert(st.st_mode & S_IFMT);
     *ret_stat = st;
     *ret_seconds = seconds;
     return 0;
@@ -83,7 +85,7 @@ int node_peek(struct node *node, const struct request *request, struct stat *ret
         return node_getattr(node, request, ret_stat, ret_seconds);
     struct stat st = default_stat(node);
     node->ops->peek(node, &st);
-    complete_stat(&st);
+    assert(st.st_mode & S_IFMT);
     *ret_stat = st;
     *ret_seconds = 0;
     return 0;
@@ -107,7 +109,7 @@ int node_list(struct node *dir, node_emit_fn *emit, void *data)
 
 int node_refuse_create(const struct node *dir)
 {
-    if (!dir->ops->list)
+    if (!dir->ops->lookup)
         return -ENOTDIR;
     return dir->ops->refuse_create ? -dir->ops->refuse_create : -EROFS;
 }
@@ -135,7 +137,7 @@ int node_open(struct node *node, const struct request *request, int flags,
               struct opened *ret_opened)
 {
     if (!node->ops->open)
-        return node->ops->list ? -EISDIR : -EACCES;
+        return node->ops->lookup ? -EISDIR : -EACCES;
     if (!node->ops->write && (flags & O_ACCMODE) != O_RDONLY)
         return -EROFS;
     return node->ops->open(node, request, flags, ret_opened);
@@ -186,4 +188,26 @@ int node_set_mode(struct node *node, mode_t mode)
 int node_set_owner(struct node *node)
 {
     return node->ops->set_mode ? 0 : -EPERM;
+}
+
+int64_t node_seek(struct node *node, struct handle *handle, const struct request *request,
+                  uint64_t offset, int whence)
+{
+    return node->ops->seek ? node->ops->seek(node, handle, request, offset, whence) : -EINVAL;
+}
+
+int node_readlink(struct node *node, const struct request *request, struct buf *out)
+{
+    return node->ops->readlink ? node->ops->readlink(node, request, out) : -EINVAL;
+}
+
+int node_get_xattr(struct node *node, const struct request *request, const char *name,
+                   struct buf *out)
+{
+    return node->ops->get_xattr ? node->ops->get_xattr(node, request, name, out) : -ENODATA;
+}
+
+int node_list_xattrs(struct node *node, const struct request *request, struct buf *out)
+{
+    return node->ops->list_xattrs ? node->ops->list_xattrs(node, request, out) : 0;
 }

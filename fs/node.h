@@ -13,6 +13,7 @@
 #ifndef DVOLFS_FS_NODE_H
 #define DVOLFS_FS_NODE_H
 
+#include "base/buf.h"
 #include "base/cancel.h"
 #include "base/cleanup.h"
 
@@ -52,13 +53,25 @@ struct opened {
 /* Takes a name of a directory; a negative errno ends the listing. */
 typedef int node_emit_fn(void *data, const char *name, uint64_t ino, mode_t type);
 
+/*
+ * The same with the node itself, whose reference it takes, its attributes, and
+ * for how long they may be trusted, as may the name.
+ */
+typedef int node_emit_child_fn(void *data, const char *name, struct node *child,
+                               const struct stat *stat, double seconds);
+
+/* What an open listing needs; each kind of directory that streams defines its own. */
+struct lister;
+
 /* Operations that may wait, for node_ops.waits. */
 enum {
     NODE_WAITS_GETATTR = 1 << 0,
     NODE_WAITS_OPEN = 1 << 1,
-    NODE_WAITS_READ = 1 << 2,
-    NODE_WAITS_FLUSH = 1 << 3, /* flush and fsync */
+    NODE_WAITS_READ = 1 << 2,  /* and seek */
+    NODE_WAITS_FLUSH = 1 << 3, /* and fsync */
     NODE_WAITS_RENAME = 1 << 4,
+    NODE_WAITS_LOOKUP = 1 << 5, /* and readlink, attributes */
+    NODE_WAITS_LIST = 1 << 6,   /* list_open and list_next */
 };
 
 struct node_ops {
@@ -68,8 +81,8 @@ struct node_ops {
     void (*free)(struct node *node);
 
     /*
-     * Fills mode (with type), size, mtime, nlink.  The wrapper has filled in the
-     * rest.  *ret_seconds: how long the kernel may trust it (preset to 0).
+     * Fills *ret_stat, preset to an empty file of the mounting user with the
+     * node's number.  *ret_seconds: how long the kernel may trust it (preset to 0).
      */
     int (*getattr)(struct node *node, const struct request *request, struct stat *ret_stat,
                    double *ret_seconds);
@@ -90,6 +103,14 @@ struct node_ops {
                   struct node **ret_child, double *ret_seconds);
     /* All names but "." and ".."; without side effects.  Must not block. */
     int (*list)(struct node *dir, node_emit_fn *emit, void *data);
+    /*
+     * Instead of list, for directories that may be large: listed in pieces,
+     * children and all.  list_next: 1, or 0 at the end.
+     */
+    int (*list_open)(struct node *dir, const struct request *request, struct lister **ret_lister);
+    int (*list_next)(struct node *dir, struct lister *lister, const struct request *request,
+                     node_emit_child_fn *emit, void *data);
+    void (*list_close)(struct node *dir, struct lister *lister);
     /* A new file, open for reading and writing, mode without type. */
     int (*create)(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
                   struct opened *ret_opened);
@@ -113,9 +134,27 @@ struct node_ops {
     /* Each close(2) of a descriptor, with handle; its error is close's. */
     int (*flush)(struct node *node, struct handle *handle, const struct request *request);
     void (*release)(struct node *node, struct handle *handle);
+    /* lseek(2) with SEEK_DATA or SEEK_HOLE: the offset. */
+    int64_t (*seek)(struct node *node, struct handle *handle, const struct request *request,
+                    uint64_t offset, int whence);
     int (*truncate)(struct node *node, uint64_t size);
     int (*set_times)(struct node *node, const struct timespec *mtime);
     int (*set_mode)(struct node *node, mode_t mode);
+
+    /* ---- any ---- */
+
+    /* Adds a symbolic link's target. */
+    int (*readlink)(struct node *node, const struct request *request, struct buf *out);
+    /* Adds the value of an extended attribute; -ENODATA. */
+    int (*get_xattr)(struct node *node, const struct request *request, const char *name,
+                     struct buf *out);
+    /* Adds the names of all, each with its NUL. */
+    int (*list_xattrs)(struct node *node, const struct request *request, struct buf *out);
+    /*
+     * An equal node (same number) was known to the kernel already: `fresh`, which
+     * goes now, may know better where it is.
+     */
+    void (*refresh)(struct node *known, struct node *fresh);
 };
 
 /* The head of every kind of node. */
@@ -133,6 +172,9 @@ void node_unref(struct node *node);
 DEFINE_CLEANUP(cleanup_node_impl, struct node, node_unref)
 #define cleanup_node cleanup(cleanup_node_impl)
 
+/* Sets size and time of a made-up file, and what follows from them. */
+void node_stat_made_up(struct stat *st, mode_t mode, uint64_t size, const struct timespec *mtime);
+
 bool node_may_wait(const struct node *node, unsigned operation);
 
 /* The dispatch.  What a kind does not offer is refused:
@@ -142,6 +184,8 @@ bool node_may_wait(const struct node *node, unsigned operation);
  *   open for writing   EROFS; open at all without .open: EACCES
  *   write, truncate    EROFS
  *   set_times, set_mode  EPERM
+ *   readlink, seek     EINVAL
+ *   get_xattr          ENODATA; list_xattrs: none
  */
 int node_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
                  double *ret_seconds);
@@ -169,6 +213,12 @@ void node_release(struct node *node, struct handle *handle);
 int node_truncate(struct node *node, uint64_t size);
 int node_set_times(struct node *node, const struct timespec *mtime);
 int node_set_mode(struct node *node, mode_t mode);
+int64_t node_seek(struct node *node, struct handle *handle, const struct request *request,
+                  uint64_t offset, int whence);
+int node_readlink(struct node *node, const struct request *request, struct buf *out);
+int node_get_xattr(struct node *node, const struct request *request, const char *name,
+                   struct buf *out);
+int node_list_xattrs(struct node *node, const struct request *request, struct buf *out);
 /* Accepted without effect where the mode may be set: tools that copy do it after. */
 int node_set_owner(struct node *node);
 

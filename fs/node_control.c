@@ -54,9 +54,8 @@ static int log_getattr(struct node *node, const struct request *request, struct 
     const struct log_node *self = (const struct log_node *)node;
     uint64_t bytes, generation;
     log_extent(self->tree->log, &bytes, &generation);
-    ret_stat->st_mode = S_IFREG | 0600;
-    ret_stat->st_size = generation == self->generation ? (off_t)bytes : 0;
-    ret_stat->st_mtim = self->tree->mounted_at;
+    node_stat_made_up(ret_stat, S_IFREG | 0600, generation == self->generation ? bytes : 0,
+                      &self->tree->mounted_at);
     return 0;
 }
 

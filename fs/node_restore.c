@@ -53,6 +53,7 @@ struct inbox {
     struct tree *tree;
     struct inbox *next;
     char *volume;
+    struct turn turn; /* of restores of this volume: one at a time */
     pthread_mutex_t lock;
     struct inbox_file *files;
 };
@@ -71,7 +72,7 @@ struct handle {
 static struct handle reader_handle = {.writer = false};
 static struct handle writer_handle = {.writer = true};
 
-static const struct node_ops file_ops;
+static const struct node_ops inbox_file_ops;
 
 /* ---- inboxes ------------------------------------------------------------------ */
 
@@ -91,6 +92,7 @@ static void inbox_free(struct inbox *inbox)
         node_unref(&file->node);
     }
     (void)pthread_mutex_destroy(&inbox->lock);
+    turn_done(&inbox->turn);
     free(inbox->volume);
     free(inbox);
 }
@@ -116,6 +118,7 @@ static struct inbox *inbox_new(struct tree *tree, const char *volume)
         return NULL;
     }
     inbox->tree = tree;
+    turn_init(&inbox->turn);
     (void)pthread_mutex_init(&inbox->lock, NULL);
     return inbox;
 }
@@ -151,14 +154,14 @@ static uint64_t next_ino(struct inboxes *inboxes)
     return INO_INBOX_FILE | ++inboxes->next_serial;
 }
 
-static struct inbox_file *file_new(struct inbox *inbox, const char *name, mode_t mode)
+static struct inbox_file *inbox_file_new(struct inbox *inbox, const char *name, mode_t mode)
 {
     struct inbox_file *file = calloc(1, sizeof(*file));
     if (!file || !(file->name = strdup(name))) {
         free(file);
         return NULL;
     }
-    node_init(&file->node, &file_ops, next_ino(inbox->tree->inboxes));
+    node_init(&file->node, &inbox_file_ops, next_ino(inbox->tree->inboxes));
     file->inbox = inbox;
     file->fd = -1;
     file->mode = mode & 0777;
@@ -170,7 +173,7 @@ static struct inbox_file *file_new(struct inbox *inbox, const char *name, mode_t
 
 /* ---- one file: its data ---------------------------------------------------------- */
 
-static void file_free(struct node *node)
+static void inbox_file_free(struct node *node)
 {
     struct inbox_file *file = (struct inbox_file *)node;
     cleanup_close_impl(&file->fd);
@@ -211,20 +214,19 @@ static int make_pending(struct inbox_file *file)
     return 0;
 }
 
-static int file_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
-                        double *ret_seconds)
+static int inbox_file_getattr(struct node *node, const struct request *request,
+                              struct stat *ret_stat, double *ret_seconds)
 {
     (void)request, (void)ret_seconds;
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
-    ret_stat->st_mode = S_IFREG | file->mode;
-    ret_stat->st_size = (off_t)(file->receipt ? strlen(file->receipt) : file->bytes);
-    ret_stat->st_mtim = file->mtime;
+    node_stat_made_up(ret_stat, S_IFREG | file->mode,
+                      file->receipt ? strlen(file->receipt) : file->bytes, &file->mtime);
     return 0;
 }
 
-static int file_open(struct node *node, const struct request *request, int flags,
-                     struct opened *ret_opened)
+static int inbox_file_open(struct node *node, const struct request *request, int flags,
+                           struct opened *ret_opened)
 {
     (void)request;
     struct inbox_file *file = (struct inbox_file *)node;
@@ -240,8 +242,9 @@ static int file_open(struct node *node, const struct request *request, int flags
     return 0;
 }
 
-static ssize_t file_read(struct node *node, struct handle *handle, const struct request *request,
-                         void *data, size_t len, uint64_t offset)
+static ssize_t inbox_file_read(struct node *node, struct handle *handle,
+                               const struct request *request, void *data, size_t len,
+                               uint64_t offset)
 {
     (void)handle, (void)request;
     struct inbox_file *file = (struct inbox_file *)node;
@@ -257,8 +260,8 @@ static ssize_t file_read(struct node *node, struct handle *handle, const struct 
     return (ssize_t)len;
 }
 
-static ssize_t file_write(struct node *node, struct handle *handle, const void *data, size_t len,
-                          uint64_t offset)
+static ssize_t inbox_file_write(struct node *node, struct handle *handle, const void *data,
+                                size_t len, uint64_t offset)
 {
     (void)handle;
     struct inbox_file *file = (struct inbox_file *)node;
@@ -278,7 +281,7 @@ static ssize_t file_write(struct node *node, struct handle *handle, const void *
     return (ssize_t)len;
 }
 
-static int file_truncate(struct node *node, uint64_t size)
+static int inbox_file_truncate(struct node *node, uint64_t size)
 {
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
@@ -295,7 +298,7 @@ static int file_truncate(struct node *node, uint64_t size)
     return 0;
 }
 
-static int file_set_times(struct node *node, const struct timespec *mtime)
+static int inbox_file_set_times(struct node *node, const struct timespec *mtime)
 {
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
@@ -303,7 +306,7 @@ static int file_set_times(struct node *node, const struct timespec *mtime)
     return 0;
 }
 
-static int file_set_mode(struct node *node, mode_t mode)
+static int inbox_file_set_mode(struct node *node, mode_t mode)
 {
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
@@ -311,7 +314,7 @@ static int file_set_mode(struct node *node, mode_t mode)
     return 0;
 }
 
-static void file_release(struct node *node, struct handle *handle)
+static void inbox_file_release(struct node *node, struct handle *handle)
 {
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
@@ -349,7 +352,10 @@ static int attempt(struct inbox_file *file, const char *name, const struct reque
     else
         r = restore_run(
             tree->volumes,
-            &(struct restore_request){.volume = file->inbox->volume, .name = name, .fd = file->fd},
+            &(struct restore_request){.volume = file->inbox->volume,
+                                      .name = name,
+                                      .fd = file->fd,
+                                      .turn = &file->inbox->turn},
             request->cancel, receipt, &why);
     if (r == 0)
         log_event(tree->log, "%s/restore/%s: restored", file->inbox->volume, name);
@@ -416,7 +422,7 @@ static char *current_name(struct inbox_file *file)
     return strdup(file->name);
 }
 
-static int file_flush(struct node *node, struct handle *handle, const struct request *request)
+static int inbox_file_flush(struct node *node, struct handle *handle, const struct request *request)
 {
     struct inbox_file *file = (struct inbox_file *)node;
     if (!handle->writer)
@@ -432,18 +438,18 @@ static int file_flush(struct node *node, struct handle *handle, const struct req
     return r;
 }
 
-static const struct node_ops file_ops = {
+static const struct node_ops inbox_file_ops = {
     .waits = NODE_WAITS_FLUSH,
-    .free = file_free,
-    .getattr = file_getattr,
-    .open = file_open,
-    .read = file_read,
-    .write = file_write,
-    .flush = file_flush,
-    .release = file_release,
-    .truncate = file_truncate,
-    .set_times = file_set_times,
-    .set_mode = file_set_mode,
+    .free = inbox_file_free,
+    .getattr = inbox_file_getattr,
+    .open = inbox_file_open,
+    .read = inbox_file_read,
+    .write = inbox_file_write,
+    .flush = inbox_file_flush,
+    .release = inbox_file_release,
+    .truncate = inbox_file_truncate,
+    .set_times = inbox_file_set_times,
+    .set_mode = inbox_file_set_mode,
 };
 
 /* ---- the directory -------------------------------------------------------------------- */
@@ -509,10 +515,10 @@ static int dir_create(struct node *node, const char *name, mode_t mode, struct n
     int r = check_name(inbox, name);
     if (r < 0)
         return r;
-    struct inbox_file *file = file_new(inbox, name, mode);
+    struct inbox_file *file = inbox_file_new(inbox, name, mode);
     if (!file)
         return -ENOMEM;
-    r = file_open(&file->node, NULL, O_RDWR | O_TRUNC, ret_opened);
+    r = inbox_file_open(&file->node, NULL, O_RDWR | O_TRUNC, ret_opened);
     if (r == 0) {
         scoped_lock(&inbox->lock);
         struct inbox_file **at = find_file(inbox, name);
@@ -524,7 +530,7 @@ static int dir_create(struct node *node, const char *name, mode_t mode, struct n
         }
     }
     if (r == -EEXIST)
-        file_release(&file->node, ret_opened->handle);
+        inbox_file_release(&file->node, ret_opened->handle);
     if (r < 0)
         node_unref(&file->node);
     return r;
@@ -582,7 +588,7 @@ static int give_name(struct inbox *inbox, struct inbox_file *file, const char *f
  * the reason can be read under the name it was meant for. */
 static void leave_receipt(struct inbox *inbox, const char *name, char *receipt)
 {
-    struct inbox_file *file = receipt ? file_new(inbox, name, 0600) : NULL;
+    struct inbox_file *file = receipt ? inbox_file_new(inbox, name, 0600) : NULL;
     if (!file) {
         free(receipt);
         return;

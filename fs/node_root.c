@@ -11,9 +11,7 @@ struct root {
 
 void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat)
 {
-    ret_stat->st_mode = S_IFDIR | mode;
-    ret_stat->st_nlink = 2;
-    ret_stat->st_mtim = tree->mounted_at;
+    node_stat_made_up(ret_stat, S_IFDIR | mode, 0, &tree->mounted_at);
 }
 
 static void root_free(struct node *node)

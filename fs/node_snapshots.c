@@ -28,9 +28,7 @@ static int now_getattr(struct node *node, const struct request *request, struct 
                         &info);
     if (r < 0)
         return r;
-    ret_stat->st_mode = S_IFREG | 0600;
-    ret_stat->st_size = (off_t)info.bytes;
-    ret_stat->st_mtim = info.newest;
+    node_stat_made_up(ret_stat, S_IFREG | 0600, info.bytes, &info.newest);
     return 0;
 }
 
@@ -39,9 +37,7 @@ static void now_peek(struct node *node, struct stat *ret_stat)
 {
     struct moment_info info = {0};
     (void)moment_peek(((struct now_tar *)node)->moment, &info);
-    ret_stat->st_mode = S_IFREG | 0600;
-    ret_stat->st_size = (off_t)info.bytes;
-    ret_stat->st_mtim = info.newest;
+    node_stat_made_up(ret_stat, S_IFREG | 0600, info.bytes, &info.newest);
 }
 
 static int now_open(struct node *node, const struct request *request, int flags,

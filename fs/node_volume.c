@@ -39,7 +39,7 @@ static int make_json(const struct volume_dir *dir, struct node **ret_child)
         return -ENOENT;
     struct buf text cleanup_buf;
     buf_init(&text, VOLUME_JSON_MAX_BYTES);
-    int r = volumes_describe(view, volume, &text);
+    int r = volumes_describe(dir->tree->volumes, view, volume, &text);
     if (r < 0)
         return r;
     struct node *child = node_text_new(dir->tree, dir->name, buf_string(&text), text.len);

@@ -61,7 +61,9 @@ static int set_access(struct config *config, const struct option_row *row, const
     static const struct {
         const char *name;
         enum volumes_access access;
-    } ways[] = {{"auto", VOLUMES_ACCESS_AUTO}, {"api", VOLUMES_ACCESS_API}};
+    } ways[] = {{"auto", VOLUMES_ACCESS_AUTO},
+                {"local", VOLUMES_ACCESS_LOCAL},
+                {"api", VOLUMES_ACCESS_API}};
     for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
         if (strcmp(value, ways[i].name) == 0) {
             config->volumes.access = ways[i].access;
@@ -269,9 +271,8 @@ int option_parse(int argc, char **argv, struct config *ret_config, struct fail *
     buf_init(&config->shown, OPTIONS_MAX_BYTES);
     optind = 0; /* glibc: begin anew, whatever was parsed before (getopt(3), NOTES) */
     opterr = 0;
-    static const struct option long_flags[] = {{"help", no_argument, NULL, 'h'},
-                                               {"version", no_argument, NULL, 'V'},
-                                               {0}};
+    static const struct option long_flags[] = {
+        {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
     int flag;
     while ((flag = getopt_long(argc, argv, "o:fdhVsnvN:t:", long_flags, NULL)) != -1) {
         int r = parse_flag(config, flag, why);

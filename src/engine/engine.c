@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 /*
  * What this code was written against.  Engines 29.0 to 29.2 take nothing below
@@ -80,6 +82,21 @@ void engine_api_version(struct engine *engine, char ret_version[16])
 {
     scoped_lock(&engine->lock);
     memcpy(ret_version, engine->version, sizeof(engine->version));
+}
+
+int engine_peer(const struct engine *engine, struct fail *why)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *path = engine->endpoint + sizeof("unix://") - 1;
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+        return fail_errno(why, errno, "%s", path);
+    struct ucred peer;
+    socklen_t len = sizeof(peer);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+        return fail_errno(why, errno, "%s", path);
+    return peer.pid > 0 ? peer.pid : fail_set(why, ESRCH, "the engine is in another pid namespace");
 }
 
 static int status_to_errno(int status)

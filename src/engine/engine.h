@@ -50,6 +50,13 @@ must_check int engine_negotiate(struct engine *engine, struct cancel *cancel, st
 void engine_api_version(struct engine *engine, char ret_version[16]);
 
 /*
+ * The process that listens at the engine's socket (SO_PEERCRED, unix(7)), as
+ * this pid namespace numbers it; > 0.  -ESRCH: it has no number here;
+ * -errno of connect(2).  Blocks for a moment at most.
+ */
+must_check int engine_peer(const struct engine *engine, struct fail *why);
+
+/*
  * One exchange at the negotiated version (request->path starts after it), with
  * any status but 2xx turned into an error.  Deadline and silence are the
  * request's own.  *ret_response may be NULL where its body does not matter.

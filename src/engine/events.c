@@ -19,7 +19,7 @@
 
 #define FILTERS                                                                                    \
     "{\"type\":[\"volume\",\"container\"],\"event\":[\"create\",\"destroy\",\"start\",\"die\","    \
-    "\"pause\",\"unpause\",\"rename\"]}"
+    "\"pause\",\"unpause\",\"rename\",\"prune\"]}"
 
 struct follower {
     const struct engine_events_listener *listener;

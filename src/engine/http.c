@@ -230,21 +230,21 @@ static bool set_options(struct http *http, CURL *easy, struct exchange *x, const
     return ok;
 }
 
-static int waited_too_long(struct exchange *x, int64_t started_ms)
+static int waited_too_long(struct http *http, struct exchange *x, int64_t started_ms)
 {
     const struct http_request *request = x->request;
     int64_t now = now_ms();
     if (request->deadline_ms && now - started_ms >= request->deadline_ms)
-        return fail_set(x->why, ETIMEDOUT, "the engine did not answer within %u s",
-                        request->deadline_ms / 1000);
+        return fail_set(x->why, ETIMEDOUT, "the engine at %s did not answer within %u s",
+                        http->socket_path, request->deadline_ms / 1000);
     if (request->silence_ms && now - x->last_byte_ms >= request->silence_ms)
-        return fail_set(x->why, ETIMEDOUT, "the engine sent nothing for %u s",
-                        request->silence_ms / 1000);
+        return fail_set(x->why, ETIMEDOUT, "the engine at %s sent nothing for %u s",
+                        http->socket_path, request->silence_ms / 1000);
     return 0;
 }
 
 /* Runs the transfer to its end, or to a cancel or time limit. */
-static int drive(CURLM *multi, struct exchange *x)
+static int drive(struct http *http, CURLM *multi, struct exchange *x)
 {
     int64_t started_ms = x->last_byte_ms = now_ms();
     struct curl_waitfd extra = {.fd = cancel_fd(x->request->cancel), .events = CURL_WAIT_POLLIN};
@@ -257,7 +257,7 @@ static int drive(CURLM *multi, struct exchange *x)
             return 0;
         if (cancel_is_raised(x->request->cancel))
             return fail_set(x->why, EINTR, "interrupted");
-        int r = waited_too_long(x, started_ms);
+        int r = waited_too_long(http, x, started_ms);
         if (r < 0)
             return r;
         if (curl_multi_poll(multi, &extra, extras, 250, NULL) != CURLM_OK)
@@ -270,10 +270,14 @@ static int connect_failure(struct http *http, struct exchange *x)
     long err = 0;
     (void)curl_easy_getinfo(x->easy, CURLINFO_OS_ERRNO, &err);
     if (err == EACCES || err == EPERM)
-        return fail_set(x->why, EACCES, "no right to open %s", http->socket_path);
+        return fail_set(x->why, EACCES,
+                        "%s: permission denied (be root, or a member of the docker group)",
+                        http->socket_path);
     if (err == ENOENT)
-        return fail_set(x->why, EHOSTDOWN, "no engine: %s does not exist", http->socket_path);
-    return fail_set(x->why, EHOSTDOWN, "no engine answers at %s", http->socket_path);
+        return fail_set(x->why, EHOSTDOWN, "no engine: %s does not exist (is docker running?)",
+                        http->socket_path);
+    return fail_set(x->why, EHOSTDOWN, "no engine answers at %s (is docker running?)",
+                    http->socket_path);
 }
 
 /* libcurl's verdict as ours; the status of a response that did come wins. */
@@ -289,7 +293,8 @@ static int translate(struct http *http, struct exchange *x, CURLcode code)
     case CURLE_COULDNT_CONNECT:
         return connect_failure(http, x);
     case CURLE_OPERATION_TIMEDOUT:
-        return fail_set(x->why, ETIMEDOUT, "the engine did not take the connection");
+        return fail_set(x->why, ETIMEDOUT, "the engine at %s did not take the connection",
+                        http->socket_path);
     case CURLE_OUT_OF_MEMORY:
         return fail_errno(x->why, ENOMEM, "libcurl");
     case CURLE_SEND_ERROR:
@@ -308,7 +313,7 @@ static int run_exchange(struct http *http, struct pair *pair, struct exchange *x
 {
     if (curl_multi_add_handle(pair->multi, pair->easy) != CURLM_OK)
         return fail_errno(x->why, ENOMEM, "libcurl");
-    int r = drive(pair->multi, x);
+    int r = drive(http, pair->multi, x);
     CURLcode code = CURLE_OK;
     int left = 0;
     const CURLMsg *msg = curl_multi_info_read(pair->multi, &left);

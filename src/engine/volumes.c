@@ -103,3 +103,41 @@ int engine_volume_remove(struct engine *engine, const char *name, struct cancel 
 {
     return call_on_volume(engine, "DELETE", name, cancel, NULL, why);
 }
+
+/* The body of a creation, malloc'ed; NULL without memory. */
+static char *creation_json(const char *name, const char *label_key, const char *label_value)
+{
+    cJSON *object cleanup_json = cJSON_CreateObject();
+    bool ok =
+        cJSON_AddStringToObject(object, "Name", name) &&
+        cJSON_AddStringToObject(object, "Driver", "local") &&
+        cJSON_AddStringToObject(cJSON_AddObjectToObject(object, "Labels"), label_key, label_value);
+    return ok ? cJSON_PrintUnformatted(object) : NULL;
+}
+
+int engine_volume_create(struct engine *engine, const char *name, const char *label_key,
+                         const char *label_value, struct cancel *cancel, char **ret_mountpoint,
+                         struct fail *why)
+{
+    cleanup_free char *body = creation_json(name, label_key, label_value);
+    if (!body)
+        return fail_errno(why, ENOMEM, "volume %s", name);
+    struct http_response response cleanup_http_response = {0};
+    int r = engine_call(engine,
+                        &(struct http_request){.method = "POST",
+                                               .path = "/volumes/create",
+                                               .content_type = "application/json",
+                                               .body = body,
+                                               .body_bytes = strlen(body),
+                                               .deadline_ms = ENGINE_DEADLINE_MS,
+                                               .cancel = cancel},
+                        &response, why);
+    if (r < 0)
+        return r;
+    cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
+    char *mountpoint = json_string_copy(json, "Mountpoint");
+    if (!mountpoint)
+        return fail_errno(why, ENOMEM, "volume %s", name);
+    *ret_mountpoint = mountpoint;
+    return 0;
+}

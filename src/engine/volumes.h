@@ -29,6 +29,14 @@ void engine_volume_list_done(struct engine_volume_list *list);
 must_check int engine_volume_label(struct engine *engine, const char *name, const char *label,
                                    struct cancel *cancel, char **ret_value, struct fail *why);
 
+/*
+ * Creates a volume of the local driver with the label (key=value in two parts),
+ * and returns where it lies on the engine's side, malloc'ed.
+ */
+must_check int engine_volume_create(struct engine *engine, const char *name, const char *label_key,
+                                    const char *label_value, struct cancel *cancel,
+                                    char **ret_mountpoint, struct fail *why);
+
 /* Removes a volume.  -ENOENT, -EBUSY: a container refers to it. */
 must_check int engine_volume_remove(struct engine *engine, const char *name, struct cancel *cancel,
                                     struct fail *why);

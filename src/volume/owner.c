@@ -13,7 +13,8 @@ struct owner {
     unsigned long long start;
 };
 
-/* The start time of a process; -ENOENT where there is none. */
+/* The start time of a process; -ENOENT where there is none, or only what its parent has
+ * not waited for. */
 static int read_start(int pid, unsigned long long *ret_start)
 {
     char path[64], text[1024];
@@ -26,12 +27,13 @@ static int read_start(int pid, unsigned long long *ret_start)
     text[len] = '\0';
     /* The second field is the program's name in parentheses and may hold anything. */
     const char *rest = strrchr(text, ')');
+    char state;
     if (!rest || sscanf(rest + 1,
-                        " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+                        " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
                         "%*d %*d %llu",
-                        ret_start) != 1)
+                        &state, ret_start) != 2)
         return -EIO;
-    return 0;
+    return state == 'Z' || state == 'X' ? -ENOENT : 0;
 }
 
 static int read_boot(char ret_boot[40])

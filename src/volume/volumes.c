@@ -6,6 +6,7 @@
 #include "engine/system.h"
 #include "volume/api.h"
 #include "volume/helper.h"
+#include "volume/local.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -13,14 +14,14 @@
 #include <sys/utsname.h>
 
 #define DEFAULT_SOCKET "unix:///var/run/docker.sock"
-/* Why auto does not take another way, for people. */
-#define ACCESS_REASON "the engine's archive calls"
 
 struct volumes {
     struct engine *engine;
     struct log *log;
     struct helpers *helpers;
     struct catalogue *catalogue;
+    struct local *local;       /* NULL: not */
+    struct fail local_missing; /* why */
     char *server_version;
 };
 
@@ -67,6 +68,22 @@ static void sweep(struct volumes *volumes)
         log_event(volumes->log, "removed %d helper containers left behind", r);
 }
 
+/* Whether volumes can be read where they are is found out once, here: it takes
+ * a moment, and the first `ls` should not. */
+static int open_local(struct volumes *volumes, enum volumes_access access, struct fail *why)
+{
+    if (access == VOLUMES_ACCESS_API) {
+        (void)fail_set(&volumes->local_missing, ENOTSUP, "access=api is asked for");
+        return 0;
+    }
+    int r = local_open(volumes->engine, &volumes->local, &volumes->local_missing);
+    if (r == 0 || (r == -ENOTSUP && access != VOLUMES_ACCESS_LOCAL))
+        return 0;
+    if (why)
+        *why = volumes->local_missing;
+    return fail_prefix(why, r, "access=local");
+}
+
 int volumes_open(const struct volumes_conf *conf, struct log *log, struct volumes **ret_volumes,
                  struct fail *why)
 {
@@ -87,6 +104,9 @@ int volumes_open(const struct volumes_conf *conf, struct log *log, struct volume
     if (r < 0)
         return r;
     sweep(volumes);
+    r = open_local(volumes, conf->access, why);
+    if (r < 0)
+        return r;
     r = catalogue_start(volumes->engine, log, HELPER_LABEL, &volumes->catalogue, why);
     if (r < 0)
         return r;
@@ -100,6 +120,7 @@ void volumes_close(struct volumes *volumes)
         return;
     catalogue_stop(volumes->catalogue);
     helpers_stop(volumes->helpers);
+    local_close(volumes->local);
     engine_close(volumes->engine);
     free(volumes->server_version);
     free(volumes);
@@ -125,7 +146,8 @@ int volumes_status(struct volumes *volumes, cJSON *object)
               cJSON_AddStringToObject(engine, "state", lost_since ? "lost" : "connected") &&
               cJSON_AddNumberToObject(engine, "lost_since", (double)lost_since) &&
               cJSON_AddNumberToObject(object, "volumes", (double)view_count(view)) &&
-              cJSON_AddStringToObject(object, "access", "api");
+              cJSON_AddStringToObject(object, "local",
+                                      volumes->local ? "yes" : volumes->local_missing.text);
     return ok ? 0 : -ENOMEM;
 }
 
@@ -144,17 +166,42 @@ static int add_user(void *data, const struct view_user *user)
     return 0;
 }
 
-int volumes_describe(const struct view *view, const struct view_volume *volume, struct buf *out)
+/* Whether the volume is a plain directory of the engine's: others may be mounted
+ * from anywhere, when they are used. */
+static bool is_plain_directory(const cJSON *object)
 {
-    cJSON *object cleanup_json = json_parse(volume->json, strlen(volume->json));
+    const char *driver = json_string(object, "Driver");
+    const cJSON *options = cJSON_GetObjectItemCaseSensitive(object, "Options");
+    return driver && strcmp(driver, "local") == 0 && cJSON_GetArraySize(options) == 0;
+}
+
+static cJSON *parse_volume(const struct view_volume *volume)
+{
+    return volume ? json_parse(volume->json, strlen(volume->json)) : NULL;
+}
+
+/* How it is reached, and where that is not file by file, why not. */
+static int add_way(struct volumes *volumes, cJSON *object)
+{
+    cJSON *ours = cJSON_AddObjectToObject(object, "dvolfs");
+    bool local = volumes->local && is_plain_directory(object);
+    const char *missing = volumes->local ? "the volume is not a plain directory of the engine's"
+                                         : volumes->local_missing.text;
+    bool ok = cJSON_AddStringToObject(ours, "access", local ? "local" : "api") &&
+              (local || cJSON_AddStringToObject(ours, "not_local", missing));
+    return ok ? 0 : -ENOMEM;
+}
+
+int volumes_describe(struct volumes *volumes, const struct view *view,
+                     const struct view_volume *volume, struct buf *out)
+{
+    cJSON *object cleanup_json = parse_volume(volume);
     if (!cJSON_IsObject(object))
         return -EIO;
     cJSON *users = cJSON_AddArrayToObject(object, "Containers");
-    cJSON *ours = cJSON_AddObjectToObject(object, "dvolfs");
-    if (!users || !cJSON_AddStringToObject(ours, "access", "api") ||
-        !cJSON_AddStringToObject(ours, "by", ACCESS_REASON))
-        return -ENOMEM;
-    int r = view_users(view, volume->name, add_user, users);
+    int r = users ? add_way(volumes, object) : -ENOMEM;
+    if (r == 0)
+        r = view_users(view, volume->name, add_user, users);
     if (r < 0)
         return r;
     char *text = cJSON_Print(object);
@@ -164,6 +211,27 @@ int volumes_describe(const struct view *view, const struct view_volume *volume, 
 }
 
 /* ---- contents ------------------------------------------------------------------ */
+
+enum volumes_access volumes_way(struct volumes *volumes, const struct view_volume *volume)
+{
+    cJSON *object cleanup_json = volumes->local ? parse_volume(volume) : NULL;
+    return is_plain_directory(object) ? VOLUMES_ACCESS_LOCAL : VOLUMES_ACCESS_API;
+}
+
+int volumes_contents(struct volumes *volumes, const char *name, struct cancel *cancel,
+                     struct contents **ret_contents, struct fail *why)
+{
+    (void)cancel;
+    struct view *view cleanup_view = volumes_view(volumes);
+    const struct view_volume *volume = view_find(view, name);
+    if (!volume)
+        return fail_set(why, ENOENT, "there is no volume %s", name);
+    cJSON *object cleanup_json = parse_volume(volume);
+    const char *mountpoint = json_string(object, "Mountpoint");
+    if (!volumes->local || !is_plain_directory(object) || !mountpoint)
+        return fail_set(why, ENOTSUP, "volume %s is reached by archive calls alone", name);
+    return local_contents(volumes->local, mountpoint, ret_contents, why);
+}
 
 int volumes_read(struct volumes *volumes, const char *name, int fd, struct cancel *cancel,
                  struct volumes_summary *ret_summary, struct fail *why)
@@ -242,15 +310,6 @@ static bool is_this_machine(const struct engine_info *info)
            strcmp(info->hostname, names.nodename) == 0;
 }
 
-/* Whether the volume is a plain directory of the engine's: others may be mounted
- * from anywhere, when they are used. */
-static bool is_plain_directory(const cJSON *object)
-{
-    const char *driver = json_string(object, "Driver");
-    const cJSON *options = cJSON_GetObjectItemCaseSensitive(object, "Options");
-    return driver && strcmp(driver, "local") == 0 && cJSON_GetArraySize(options) == 0;
-}
-
 /* The file system at the volume's own directory, or at the engine's where only
  * root may look further. */
 static int stat_disk(struct volumes *volumes, const char *name, const char *root_dir,
@@ -258,7 +317,7 @@ static int stat_disk(struct volumes *volumes, const char *name, const char *root
 {
     struct view *view cleanup_view = volumes_view(volumes);
     const struct view_volume *volume = view_find(view, name);
-    cJSON *object cleanup_json = volume ? json_parse(volume->json, strlen(volume->json)) : NULL;
+    cJSON *object cleanup_json = parse_volume(volume);
     if (!is_plain_directory(object))
         return -ENOTSUP;
     const char *mountpoint = json_string(object, "Mountpoint");

@@ -15,6 +15,7 @@
 #include "base/fail.h"
 #include "base/log.h"
 #include "volume/catalogue.h"
+#include "volume/contents.h"
 
 #include <sys/types.h>
 
@@ -22,7 +23,8 @@ struct cJSON;
 struct volumes;
 
 enum volumes_access {
-    VOLUMES_ACCESS_AUTO, /* the first that works for a volume */
+    VOLUMES_ACCESS_AUTO,  /* the first that works for a volume */
+    VOLUMES_ACCESS_LOCAL, /* the volumes' directories on this machine */
     VOLUMES_ACCESS_API,  /* archive calls on a helper container that is never started */
 };
 
@@ -61,8 +63,21 @@ must_check int volumes_status(struct volumes *volumes, struct cJSON *object);
  * and how dvolfs reaches it.  Never blocks.  -ENOMEM, -EMSGSIZE, -EIO: the
  * engine's object was no JSON.
  */
-must_check int volumes_describe(const struct view *view, const struct view_volume *volume,
-                                struct buf *out);
+must_check int volumes_describe(struct volumes *volumes, const struct view *view,
+                                const struct view_volume *volume, struct buf *out);
+
+/*
+ * How the volume's contents are reached.  Never blocks.  VOLUMES_ACCESS_API: not
+ * file by file; never VOLUMES_ACCESS_AUTO.
+ */
+enum volumes_access volumes_way(struct volumes *volumes, const struct view_volume *volume);
+
+/*
+ * The volume's contents, file by file; a new reference.  -ENOENT: no such
+ * volume; -ENOTSUP: reached by archive calls alone; -errno with why.  Blocks.
+ */
+must_check int volumes_contents(struct volumes *volumes, const char *name, struct cancel *cancel,
+                                struct contents **ret_contents, struct fail *why);
 
 /* What an archive of a volume turned out to be. */
 struct volumes_summary {

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+#include "agent/inspect.h"
+
+#include "agent/beneath.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#ifndef PATH_MAX
+#define PATH_MAX 4096
+#endif
+/* The names of one directory in memory: a million of 64 bytes. */
+#define NAMES_MAX_BYTES ((size_t)256 << 20)
+
+struct listing {
+    int fd;
+    struct buf names;    /* one after the other, each with its NUL */
+    const char **sorted; /* into names */
+    size_t count;
+    size_t next;
+};
+
+/* ---- one file ------------------------------------------------------------------ */
+
+static struct file_time time_of(const struct statx_timestamp *ts)
+{
+    return (struct file_time){.s = ts->tv_sec, .ns = ts->tv_nsec};
+}
+
+static int read_stat(int dir, const char *name, struct file_stat *ret)
+{
+    struct statx st;
+    int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (name[0] ? 0 : AT_EMPTY_PATH);
+    if (statx(dir, name, flags, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
+        return -errno;
+    *ret = (struct file_stat){
+        .mode = st.stx_mode,
+        .nlink = st.stx_nlink,
+        .uid = st.stx_uid,
+        .gid = st.stx_gid,
+        .size_bytes = st.stx_size,
+        .blocks = st.stx_blocks,
+        .dev = makedev(st.stx_dev_major, st.stx_dev_minor),
+        .ino = st.stx_ino,
+        .rdev_major = st.stx_rdev_major,
+        .rdev_minor = st.stx_rdev_minor,
+        .mtime = time_of(&st.stx_mtime),
+        .ctime = time_of(&st.stx_ctime),
+        .atime = time_of(&st.stx_atime),
+        .birth = time_of(&st.stx_btime),
+    };
+    return 0;
+}
+
+/* The value of one attribute behind the packed ones; it may change its length
+ * between asking for that and for it. */
+static int add_xattr(const char *path, const char *name, struct buf *packed)
+{
+    for (int tries = 0; tries < 4; tries++) {
+        ssize_t len = lgetxattr(path, name, NULL, 0);
+        cleanup_free char *value = len >= 0 ? malloc((size_t)len + 1) : NULL;
+        if (len >= 0 && !value)
+            return -ENOMEM;
+        if (len >= 0)
+            len = lgetxattr(path, name, value, (size_t)len);
+        if (len >= 0)
+            return file_xattr_add(packed, name, value, (size_t)len);
+        if (errno != ERANGE)
+            return 0; /* gone, or not for us: left out */
+    }
+    return 0;
+}
+
+static int add_xattrs(const char *path, const char *names, size_t len, struct buf *packed)
+{
+    int r = 0;
+    for (size_t at = 0; at < len && r == 0; at += strlen(names + at) + 1)
+        r = add_xattr(path, names + at, packed);
+    return r == -EMSGSIZE ? -E2BIG : r;
+}
+
+/*
+ * Attributes of a file that is not opened: through /proc, whose link to the
+ * directory is followed, while the last component is not (there is no
+ * listxattrat(2) before kernel 6.13).
+ */
+static int read_xattrs(int dir, const char *name, struct buf *packed)
+{
+    char path[64 + 256], names[1024];
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir, name[0] ? name : ".");
+    ssize_t len = llistxattr(path, names, sizeof(names));
+    if (len >= 0)
+        return add_xattrs(path, names, (size_t)len, packed);
+    if (errno != ERANGE)
+        return errno == ENOTSUP || errno == ENOENT ? 0 : -errno;
+    cleanup_free char *many = malloc(XATTR_LIST_MAX);
+    if (!many)
+        return -ENOMEM;
+    len = llistxattr(path, many, XATTR_LIST_MAX);
+    return len < 0 ? -errno : add_xattrs(path, many, (size_t)len, packed);
+}
+
+/* The runs of data of an open file.  1: it has holes; 0: it has none after all. */
+static int read_extents(int fd, uint64_t size, struct buf *extents)
+{
+    uint64_t at = 0;
+    while (at < size) {
+        off_t from = lseek(fd, (off_t)at, SEEK_DATA);
+        if (from < 0 && errno == ENXIO) /* a hole up to the end */
+            break;
+        off_t to = from < 0 ? -1 : lseek(fd, from, SEEK_HOLE);
+        if (to < 0)
+            return errno == EINVAL ? 0 : -errno; /* EINVAL: not known here */
+        struct file_extent extent = {.offset = (uint64_t)from, .bytes = (uint64_t)(to - from)};
+        if (extent.offset >= size)
+            break;
+        if (extent.bytes > size - extent.offset)
+            extent.bytes = size - extent.offset;
+        if (extent.bytes == size)
+            return 0;
+        int r = buf_add(extents, &extent, sizeof(extent));
+        if (r < 0)
+            return r == -EMSGSIZE ? -E2BIG : r;
+        at = (uint64_t)to;
+    }
+    return 1;
+}
+
+/* Where fewer blocks are used than the size asks for. */
+static int find_extents(int dir, const char *name, struct file *file, struct buf *extents)
+{
+    const struct file_stat *st = &file->stat;
+    if (!S_ISREG(st->mode) || st->blocks >= (st->size_bytes + 511) / 512)
+        return 0;
+    cleanup_close int fd = beneath_open(dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
+    if (fd == -EPERM) /* O_NOATIME is for the owner and root */
+        fd = beneath_open(dir, name, O_RDONLY | O_NONBLOCK);
+    if (fd < 0) /* unreadable: found out when it is read */
+        return 0;
+    int r = read_extents(fd, st->size_bytes, extents);
+    if (r <= 0)
+        return r;
+    file->is_sparse = true;
+    file->extent_count = extents->len / sizeof(struct file_extent);
+    return 0;
+}
+
+static int read_link(int dir, const char *name, char *target, size_t room)
+{
+    ssize_t n = readlinkat(dir, name, target, room - 1);
+    if (n < 0)
+        return -errno;
+    target[n] = '\0';
+    return 0;
+}
+
+/* Adds the record of dir/name ("" is dir itself), called shown. */
+static int inspect_at(int dir, const char *name, const char *shown, unsigned flags, struct buf *out)
+{
+    char target[PATH_MAX] = "";
+    struct buf xattrs cleanup_buf;
+    buf_init(&xattrs, FILE_MAX_XATTR_BYTES);
+    struct buf extents cleanup_buf;
+    buf_init(&extents, FILE_MAX_EXTENTS * sizeof(struct file_extent));
+    struct file file = {.name = shown, .link_target = target};
+    int r = read_stat(dir, name, &file.stat);
+    if (r == 0 && S_ISLNK(file.stat.mode))
+        r = read_link(dir, name, target, sizeof(target));
+    if (r == 0 && flags & INSPECT_XATTRS)
+        r = read_xattrs(dir, name, &xattrs);
+    if (r == 0 && flags & INSPECT_EXTENTS)
+        r = find_extents(dir, name, &file, &extents);
+    if (r < 0)
+        return r;
+    file.xattrs = buf_string(&xattrs);
+    file.xattr_bytes = xattrs.len;
+    return file_write(out, &file, (const struct file_extent *)(const void *)extents.data);
+}
+
+int inspect_file(int root, const char *path, const char *name, unsigned flags, struct buf *out)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return inspect_at(root, path, name, flags, out);
+    cleanup_free char *parent = strndup(path, (size_t)(slash - path));
+    if (!parent)
+        return -ENOMEM;
+    cleanup_close int dir = beneath_open(root, parent, O_PATH | O_DIRECTORY);
+    if (dir < 0)
+        return dir;
+    return inspect_at(dir, slash + 1, name, flags, out);
+}
+
+/* ---- a directory ------------------------------------------------------------------ */
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int read_names(DIR *dir, struct listing *listing)
+{
+    struct dirent *entry;
+    errno = 0;
+    while ((entry = readdir(dir))) {
+        const char *name = entry->d_name;
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+            continue;
+        int r = buf_add(&listing->names, name, strlen(name) + 1);
+        if (r < 0)
+            return r == -EMSGSIZE ? -E2BIG : r;
+        listing->count++;
+        errno = 0;
+    }
+    return -errno;
+}
+
+static int sort_names(struct listing *listing)
+{
+    listing->sorted = calloc(listing->count ? listing->count : 1, sizeof(*listing->sorted));
+    if (!listing->sorted)
+        return -ENOMEM;
+    const char *at = buf_string(&listing->names);
+    for (size_t i = 0; i < listing->count; i++, at += strlen(at) + 1)
+        listing->sorted[i] = at;
+    qsort(listing->sorted, listing->count, sizeof(*listing->sorted), by_bytes);
+    return 0;
+}
+
+static int fill(struct listing *listing)
+{
+    int copy = fcntl(listing->fd, F_DUPFD_CLOEXEC, 0);
+    DIR *dir = copy >= 0 ? fdopendir(copy) : NULL;
+    if (!dir) {
+        int err = errno;
+        cleanup_close_impl(&copy);
+        return -err;
+    }
+    int r = read_names(dir, listing);
+    (void)closedir(dir);
+    return r < 0 ? r : sort_names(listing);
+}
+
+int listing_open(int root, const char *path, struct listing **ret_listing)
+{
+    cleanup_close int fd = beneath_open(root, path, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return fd;
+    struct listing *listing cleanup_listing = calloc(1, sizeof(*listing));
+    if (!listing)
+        return -ENOMEM;
+    listing->fd = take_fd(&fd);
+    buf_init(&listing->names, NAMES_MAX_BYTES);
+    int r = fill(listing);
+    if (r < 0)
+        return r;
+    *ret_listing = take(listing);
+    return 0;
+}
+
+void listing_close(struct listing *listing)
+{
+    if (!listing)
+        return;
+    cleanup_close_impl(&listing->fd);
+    buf_done(&listing->names);
+    free(listing->sorted);
+    free(listing);
+}
+
+int listing_next(struct listing *listing, unsigned flags, size_t max_bytes, struct buf *out)
+{
+    size_t begun = out->len;
+    while (listing->next < listing->count && out->len - begun < max_bytes) {
+        const char *name = listing->sorted[listing->next++];
+        int r = inspect_at(listing->fd, name, name, flags, out);
+        if (r < 0 && r != -ENOENT)
+            return r;
+    }
+    return out->len > begun;
+}
+
+int listing_fd(const struct listing *listing)
+{
+    return listing->fd;
+}

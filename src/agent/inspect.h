@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Telling what is below a directory, as records of agent/file.h.
+ *
+ * The same code runs in the daemon, on a volume's own directory, and in the
+ * agent within a helper container.  Nothing leads out of the root: see
+ * agent/beneath.h.  Functions block on the disk only.
+ */
+#ifndef DVOLFS_AGENT_INSPECT_H
+#define DVOLFS_AGENT_INSPECT_H
+
+#include "agent/file.h"
+
+enum {
+    /* With the extents of sparse files, which are opened for it (lseek(2), SEEK_DATA). */
+    INSPECT_EXTENTS = 1 << 0,
+    /* With extended attributes. */
+    INSPECT_XATTRS = 1 << 1,
+};
+
+/*
+ * Adds the record of the file at path, its name being `name`.  -ENOENT; -errno
+ * of statx(2), readlink(2), listxattr(2).  An attribute that may not be read,
+ * or goes meanwhile, is left out.
+ */
+must_check int inspect_file(int root, const char *path, const char *name, unsigned flags,
+                            struct buf *out);
+
+/* A directory being listed.  Not locked: one thread at a time. */
+struct listing;
+
+/*
+ * Begins to list the directory at path; its names are read, and sorted by their
+ * bytes, at once.  -ENOTDIR, -ENOENT, -errno of openat(2) and getdents(2).
+ */
+must_check int listing_open(int root, const char *path, struct listing **ret_listing);
+void listing_close(struct listing *listing);
+DEFINE_CLEANUP(cleanup_listing_impl, struct listing, listing_close)
+#define cleanup_listing cleanup(cleanup_listing_impl)
+
+/*
+ * Adds the next records, in the order of names, until more than about max_bytes
+ * are there: 1, or 0 when there are no more.  Names that are gone meanwhile are
+ * passed over.  Every name that cannot be told is an error.
+ */
+must_check int listing_next(struct listing *listing, unsigned flags, size_t max_bytes,
+                            struct buf *out);
+
+/* The directory that is listed. */
+int listing_fd(const struct listing *listing);
+
+#endif

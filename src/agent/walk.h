@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A whole tree, depth first, each directory's names sorted by their bytes, the
+ * root first: the order in which an archive has them.
+ *
+ * Memory: the records of the directories between the root and where the walk
+ * is.  One descriptor, whatever the depth.
+ */
+#ifndef DVOLFS_AGENT_WALK_H
+#define DVOLFS_AGENT_WALK_H
+
+#include "agent/inspect.h"
+
+struct walk;
+
+/* flags as for inspect_file; root stays the caller's and must stay open.  NULL: -ENOMEM. */
+must_check struct walk *walk_new(int root, unsigned flags);
+void walk_free(struct walk *walk);
+DEFINE_CLEANUP(cleanup_walk_impl, struct walk, walk_free)
+#define cleanup_walk cleanup(cleanup_walk_impl)
+
+/*
+ * Adds the next records, whose names are paths from the root (which is ""),
+ * until more than about max_bytes are there: 1, or 0 when there are no more.
+ * What goes meanwhile is passed over; a directory that may not be read, or
+ * anything else that cannot be told, is an error: an archive must not silently
+ * lack it.  *ret_path, where given, is then the place (valid until walk_free).
+ */
+must_check int walk_next(struct walk *walk, size_t max_bytes, struct buf *out,
+                         const char **ret_path);
+
+#endif

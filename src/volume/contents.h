@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The contents of one volume, file by file: by a way that can tell and open
+ * single files (local, agent).  Read only.
+ *
+ * Any thread may call.  All calls block on the disk, or on the helper, and give
+ * up with -EINTR when cancel is raised.  Nothing leads out of the volume.
+ */
+#ifndef DVOLFS_VOLUME_CONTENTS_H
+#define DVOLFS_VOLUME_CONTENTS_H
+
+#include "agent/inspect.h"
+#include "base/cancel.h"
+#include "base/fail.h"
+
+struct contents;
+struct contents_file;
+struct contents_dir;
+
+/* Takes a record; a negative errno ends the listing and is its result. */
+typedef int contents_fn(void *data, const struct file *file);
+
+/* What a way has to offer; see the functions below for the contracts. */
+struct contents_ops {
+    int (*stat)(struct contents *contents, const char *path, struct cancel *cancel,
+                struct buf *ret_record);
+    int (*dir_open)(struct contents *contents, const char *path, struct cancel *cancel,
+                    struct contents_dir **ret_dir);
+    int (*dir_next)(struct contents_dir *dir, size_t max_bytes, struct cancel *cancel,
+                    struct buf *ret_records);
+    void (*dir_close)(struct contents_dir *dir);
+    int (*walk)(struct contents *contents, struct cancel *cancel, contents_fn *fn, void *data,
+                struct fail *why);
+    int (*open)(struct contents *contents, const char *path, uint64_t dev, uint64_t ino,
+                struct cancel *cancel, struct contents_file **ret_file);
+    ssize_t (*read)(struct contents_file *file, void *data, size_t len, uint64_t offset,
+                    struct cancel *cancel);
+    int64_t (*seek)(struct contents_file *file, uint64_t offset, int whence, struct cancel *cancel);
+    void (*close)(struct contents_file *file);
+    void (*free)(struct contents *contents);
+    const char *way; /* "local", "agent" */
+};
+
+/* The heads that the ways embed. */
+struct contents {
+    const struct contents_ops *ops;
+    _Atomic int refs;
+};
+struct contents_file {
+    struct contents *contents;
+};
+struct contents_dir {
+    struct contents *contents;
+};
+
+struct contents *contents_ref(struct contents *contents);
+/* The last one lets go of the volume.  NULL is allowed. */
+void contents_unref(struct contents *contents);
+DEFINE_CLEANUP(cleanup_contents_impl, struct contents, contents_unref)
+#define cleanup_contents cleanup(cleanup_contents_impl)
+
+/* "local" or "agent". */
+const char *contents_way(const struct contents *contents);
+
+/* Adds the record of the file at path ("" is the root), attributes included.
+ * -ENOENT, -ENOTDIR, -ELOOP: no such file; -errno. */
+must_check int contents_stat(struct contents *contents, const char *path, struct cancel *cancel,
+                             struct buf *ret_record);
+
+/* Begins to list a directory, sorted by name.  -ENOTDIR, -ENOENT, -errno. */
+must_check int contents_dir_open(struct contents *contents, const char *path, struct cancel *cancel,
+                                 struct contents_dir **ret_dir);
+/* Adds the next records, without attributes and extents, about max_bytes of
+ * them: 1, or 0 when there are no more.  One thread at a time. */
+must_check int contents_dir_next(struct contents_dir *dir, size_t max_bytes, struct cancel *cancel,
+                                 struct buf *ret_records);
+void contents_dir_close(struct contents_dir *dir);
+
+/*
+ * Calls fn for every file of the volume, in an archive's order, names being
+ * paths, with attributes and extents.  A file that cannot be told is an error.
+ */
+must_check int contents_walk(struct contents *contents, struct cancel *cancel, contents_fn *fn,
+                             void *data, struct fail *why);
+
+/*
+ * Opens a regular file for reading, provided it is still the one of dev and ino:
+ * else -ESTALE.  -ENOENT, -ENOTDIR, -ELOOP: gone; -errno of openat2(2).
+ */
+must_check int contents_open(struct contents *contents, const char *path, uint64_t dev,
+                             uint64_t ino, struct cancel *cancel, struct contents_file **ret_file);
+
+/* Up to len bytes at offset, fewer only at the file's end; -errno. */
+must_check ssize_t contents_read(struct contents_file *file, void *data, size_t len,
+                                 uint64_t offset, struct cancel *cancel);
+/* As lseek(2) with SEEK_DATA and SEEK_HOLE: the offset; -ENXIO; -EINVAL. */
+must_check int64_t contents_seek(struct contents_file *file, uint64_t offset, int whence,
+                                 struct cancel *cancel);
+void contents_close(struct contents_file *file);
+
+#endif

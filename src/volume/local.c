@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+#include "volume/local.h"
+
+#include "agent/beneath.h"
+#include "agent/walk.h"
+#include "base/fd.h"
+#include "engine/volumes.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+
+/* Records that are handed on at once. */
+#define CHUNK_BYTES ((size_t)256 * 1024)
+#define CHUNK_MAX_BYTES ((size_t)64 << 20)
+
+struct local {
+    int engine_root;
+};
+
+struct local_contents {
+    struct contents head;
+    int root;
+};
+
+struct local_dir {
+    struct contents_dir head;
+    struct listing *listing;
+};
+
+struct local_file {
+    struct contents_file head;
+    int fd;
+};
+
+/* ---- contents ------------------------------------------------------------------ */
+
+static int root_of(const struct contents *contents)
+{
+    return ((const struct local_contents *)contents)->root;
+}
+
+static int local_stat(struct contents *contents, const char *path, struct cancel *cancel,
+                      struct buf *ret_record)
+{
+    (void)cancel;
+    return inspect_file(root_of(contents), path, "", INSPECT_XATTRS, ret_record);
+}
+
+/* Hands the records of a chunk on, one by one. */
+static int hand_on(const struct buf *chunk, contents_fn *fn, void *data)
+{
+    size_t position = 0;
+    struct file file;
+    int r;
+    while ((r = file_read(buf_string(chunk), chunk->len, &position, &file)) > 0) {
+        r = fn(data, &file);
+        if (r < 0)
+            return r;
+    }
+    return r;
+}
+
+static int local_dir_open(struct contents *contents, const char *path, struct cancel *cancel,
+                          struct contents_dir **ret_dir)
+{
+    (void)cancel;
+    struct local_dir *dir = calloc(1, sizeof(*dir));
+    if (!dir)
+        return -ENOMEM;
+    int r = listing_open(root_of(contents), path, &dir->listing);
+    if (r < 0) {
+        free(dir);
+        return r;
+    }
+    *ret_dir = &dir->head;
+    return 0;
+}
+
+static int local_dir_next(struct contents_dir *dir, size_t max_bytes, struct cancel *cancel,
+                          struct buf *ret_records)
+{
+    (void)cancel;
+    return listing_next(((struct local_dir *)dir)->listing, 0, max_bytes, ret_records);
+}
+
+static void local_dir_close(struct contents_dir *dir)
+{
+    listing_close(((struct local_dir *)dir)->listing);
+    free(dir);
+}
+
+static int local_walk(struct contents *contents, struct cancel *cancel, contents_fn *fn, void *data,
+                      struct fail *why)
+{
+    struct walk *walk cleanup_walk = walk_new(root_of(contents), INSPECT_XATTRS | INSPECT_EXTENTS);
+    if (!walk)
+        return fail_errno(why, ENOMEM, "listing");
+    struct buf chunk cleanup_buf;
+    buf_init(&chunk, CHUNK_MAX_BYTES);
+    const char *path;
+    int r;
+    while ((r = walk_next(walk, CHUNK_BYTES, &chunk, &path)) > 0) {
+        if (cancel_is_raised(cancel))
+            return fail_set(why, EINTR, "interrupted");
+        r = hand_on(&chunk, fn, data);
+        if (r < 0)
+            return fail_errno(why, -r, "listing");
+        buf_clear(&chunk);
+    }
+    return r < 0 ? fail_errno(why, -r, "listing %s", path) : 0;
+}
+
+static int local_file_open(struct contents *contents, const char *path, uint64_t dev, uint64_t ino,
+                           struct cancel *cancel, struct contents_file **ret_file)
+{
+    (void)cancel;
+    /* O_NONBLOCK: the name may be a fifo's by now. */
+    cleanup_close int fd = beneath_open(root_of(contents), path, O_RDONLY | O_NONBLOCK | O_NOATIME);
+    if (fd < 0)
+        return fd;
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode) || st.st_dev != dev || st.st_ino != ino)
+        return -ESTALE;
+    struct local_file *file = calloc(1, sizeof(*file));
+    if (!file)
+        return -ENOMEM;
+    file->fd = take_fd(&fd);
+    *ret_file = &file->head;
+    return 0;
+}
+
+static ssize_t local_file_read(struct contents_file *file, void *data, size_t len, uint64_t offset,
+                               struct cancel *cancel)
+{
+    (void)cancel;
+    return fd_pread_full(((struct local_file *)file)->fd, data, len, offset);
+}
+
+static int64_t local_file_seek(struct contents_file *file, uint64_t offset, int whence,
+                               struct cancel *cancel)
+{
+    (void)cancel;
+    off_t at = lseek(((struct local_file *)file)->fd, (off_t)offset, whence);
+    return at < 0 ? -errno : at;
+}
+
+static void local_file_close(struct contents_file *file)
+{
+    (void)close(((struct local_file *)file)->fd);
+    free(file);
+}
+
+static void local_free(struct contents *contents)
+{
+    (void)close(root_of(contents));
+    free(contents);
+}
+
+static const struct contents_ops local_ops = {
+    .stat = local_stat,
+    .dir_open = local_dir_open,
+    .dir_next = local_dir_next,
+    .dir_close = local_dir_close,
+    .walk = local_walk,
+    .open = local_file_open,
+    .read = local_file_read,
+    .seek = local_file_seek,
+    .close = local_file_close,
+    .free = local_free,
+    .way = "local",
+};
+
+/* Opens an absolute path of the engine's as the engine would: symbolic links
+ * (/var/lib/docker is often one) are resolved within its root. */
+static int open_as_engine(const struct local *local, const char *path)
+{
+    struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC,
+                           .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+    long fd = syscall(SYS_openat2, local->engine_root, path, &how, sizeof(how));
+    return fd < 0 ? -errno : (int)fd;
+}
+
+int local_contents(struct local *local, const char *mountpoint, struct contents **ret_contents,
+                   struct fail *why)
+{
+    cleanup_close int root = open_as_engine(local, mountpoint);
+    if (root < 0)
+        return fail_errno(why, -root, "%s on the engine's side", mountpoint);
+    struct local_contents *contents = calloc(1, sizeof(*contents));
+    if (!contents)
+        return fail_errno(why, ENOMEM, "%s", mountpoint);
+    contents->head.ops = &local_ops;
+    contents->head.refs = 1;
+    contents->root = take_fd(&root);
+    *ret_contents = &contents->head;
+    return 0;
+}
+
+/* ---- the proof ------------------------------------------------------------------- */
+
+/* Whether the process's user ids are the machine's: user_namespaces(7). */
+static bool has_own_ids(int pid)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/uid_map", pid);
+    FILE *map = fopen(path, "re");
+    unsigned long long inside = 1, outside = 1, count = 0;
+    bool read = map && fscanf(map, "%llu %llu %llu", &inside, &outside, &count) == 3;
+    if (map)
+        (void)fclose(map);
+    return read && inside == 0 && outside == 0 && count == UINT32_MAX;
+}
+
+static int open_root_of(int pid, struct fail *why)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/proc/%d/root", pid);
+    int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return fail_set(why, ENOTSUP, "the engine's root cannot be opened (%s)", strerror(errno));
+    return fd;
+}
+
+static int make_nonce(char name[64], struct fail *why)
+{
+    uint64_t random[2];
+    if (getrandom(random, sizeof(random), 0) != sizeof(random))
+        return fail_errno(why, errno, "getrandom");
+    (void)snprintf(name, 64, "dvolfs-probe-%016" PRIx64 "%016" PRIx64, random[0], random[1]);
+    return 0;
+}
+
+/* Whether the new volume appears at its place here; where its name does not end
+ * the place, it proves nothing. */
+static int find_nonce(const struct local *local, const char *name, const char *mountpoint,
+                      struct fail *why)
+{
+    cleanup_close int fd = strstr(mountpoint, name) ? open_as_engine(local, mountpoint) : -ENOENT;
+    if (fd < 0)
+        return fail_set(why, ENOTSUP, "the engine's volumes are not seen from here");
+    return 0;
+}
+
+static int prove(struct engine *engine, const struct local *local, struct fail *why)
+{
+    char name[64];
+    cleanup_free char *mountpoint = NULL;
+    int r = make_nonce(name, why);
+    if (r == 0)
+        r = engine_volume_create(engine, name, LOCAL_LABEL, "1", NULL, &mountpoint, why);
+    if (r < 0)
+        return r;
+    r = find_nonce(local, name, mountpoint, why);
+    int removed = engine_volume_remove(engine, name, NULL, r < 0 ? NULL : why);
+    return r < 0 ? r : removed;
+}
+
+int local_open(struct engine *engine, struct local **ret_local, struct fail *why)
+{
+    int pid = engine_peer(engine, why);
+    if (pid < 0)
+        return pid == -ESRCH ? -ENOTSUP : pid;
+    if (geteuid() != 0)
+        return fail_set(why, ENOTSUP, "only root may read the engine's directories");
+    if (!has_own_ids(pid))
+        return fail_set(why, ENOTSUP, "the engine's user ids are not this machine's");
+    cleanup_close int root = open_root_of(pid, why);
+    if (root < 0)
+        return root;
+    struct local *local = calloc(1, sizeof(*local));
+    if (!local)
+        return fail_errno(why, ENOMEM, "local access");
+    local->engine_root = take_fd(&root);
+    int r = prove(engine, local, why);
+    if (r < 0) {
+        local_close(local);
+        return r;
+    }
+    *ret_local = local;
+    return 0;
+}
+
+void local_close(struct local *local)
+{
+    if (!local)
+        return;
+    (void)close(local->engine_root);
+    free(local);
+}

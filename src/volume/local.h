@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Volumes' directories on this machine, read where they are.
+ *
+ * Only where that is proved: a volume with a random name that the engine is
+ * asked to make must appear, as seen through the engine process's own root
+ * (/proc/PID/root, proc(5)), where it says.  So an engine in a container, or
+ * with a mount namespace of its own, is seen as it sees itself.  Only for root,
+ * and only for an engine whose user ids are this machine's.
+ */
+#ifndef DVOLFS_VOLUME_LOCAL_H
+#define DVOLFS_VOLUME_LOCAL_H
+
+#include "volume/contents.h"
+
+struct engine;
+struct local;
+
+/* On the volume that proves it, while it exists: a moment. */
+#define LOCAL_LABEL "dvolfs.probe"
+
+/*
+ * Proves it.  -ENOTSUP with why: volumes cannot be read from here, and for
+ * which reason; errors of the engine.  Blocks on it.
+ */
+must_check int local_open(struct engine *engine, struct local **ret_local, struct fail *why);
+void local_close(struct local *local);
+
+/*
+ * The contents of the volume that the engine says lies at mountpoint (of the
+ * local driver, without options); a new reference.  -ENOENT; -errno with why.
+ */
+must_check int local_contents(struct local *local, const char *mountpoint,
+                              struct contents **ret_contents, struct fail *why);
+
+#endif
