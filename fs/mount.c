@@ -36,6 +36,21 @@ static char *path_of_dead(const char *mountpoint)
     return path;
 }
 
+/* Space, tab, newline and backslash are written \ooo there (getmntent(3)). */
+static void unescape(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from; to++) {
+        if (from[0] == '\\' && from[1] >= '0' && from[1] <= '3' && from[2] && from[3]) {
+            *to = (char)((from[1] - '0') * 64 + (from[2] - '0') * 8 + (from[3] - '0'));
+            from += 4;
+        } else {
+            *to = *from++;
+        }
+    }
+    *to = '\0';
+}
+
 /* Whether /proc/self/mounts (proc(5), fstab(5)) has a mount of ours at path. */
 static bool is_ours(const char *path)
 {
@@ -51,8 +66,10 @@ static bool is_ours(const char *path)
         source = strsep(&rest, " ");
         dir = strsep(&rest, " ");
         type = strsep(&rest, " ");
-        /* A space in it is written \040: such a one is left to the user. */
-        if (source && dir && type && strcmp(dir, path) == 0)
+        if (!source || !dir || !type)
+            continue;
+        unescape(dir);
+        if (strcmp(dir, path) == 0)
             ours = strcmp(type, FS_TYPE) == 0;
     }
     (void)fclose(mounts);
