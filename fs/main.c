@@ -64,6 +64,7 @@ static int make_tree(const struct config *config, struct parts *parts, struct fa
     tree->moments = parts->moments;
     tree->spool = parts->spool;
     tree->log = parts->log;
+    tree->cache_seconds = config->cache_seconds;
     tree->options = buf_string(&config->shown);
     (void)clock_gettime(CLOCK_REALTIME, &tree->mounted_at);
     struct node *root = node_root_new(tree);

@@ -350,13 +350,12 @@ static int attempt(struct inbox_file *file, const char *name, const struct reque
     if (file->write_error)
         r = incomplete(file, name, receipt, &why);
     else
-        r = restore_run(
-            tree->volumes,
-            &(struct restore_request){.volume = file->inbox->volume,
-                                      .name = name,
-                                      .fd = file->fd,
-                                      .turn = &file->inbox->turn},
-            request->cancel, receipt, &why);
+        r = restore_run(tree->volumes,
+                        &(struct restore_request){.volume = file->inbox->volume,
+                                                  .name = name,
+                                                  .fd = file->fd,
+                                                  .turn = &file->inbox->turn},
+                        request->cancel, receipt, &why);
     if (r == 0)
         log_event(tree->log, "%s/restore/%s: restored", file->inbox->volume, name);
     else

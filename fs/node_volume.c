@@ -57,6 +57,22 @@ static int make_snapshots(const struct volume_dir *dir, struct node **ret_child)
     return child ? 0 : -ENOMEM;
 }
 
+/* Archive calls alone cannot show single files. */
+static bool has_data(const struct volume_dir *dir)
+{
+    struct view *view cleanup_view = volumes_view(dir->tree->volumes);
+    const struct view_volume *volume = view_find(view, dir->name);
+    return volume && volumes_way(dir->tree->volumes, volume) != VOLUMES_ACCESS_API;
+}
+
+static int make_data(const struct volume_dir *dir, struct node **ret_child)
+{
+    struct node *child = node_live_new(dir->tree, dir->name, dir->id);
+    if (child)
+        *ret_child = child;
+    return child ? 0 : -ENOMEM;
+}
+
 static int make_restore(const struct volume_dir *dir, struct node **ret_child)
 {
     struct node *child = node_restore_new(dir->tree, dir->name, dir->id);
@@ -70,22 +86,32 @@ static const struct child {
     mode_t type;
     double trusted_seconds; /* 0: another node when the contents change */
     int (*make)(const struct volume_dir *dir, struct node **ret_child);
+    bool (*exists)(const struct volume_dir *dir); /* NULL: always */
 } children[] = {
-    {"restore", S_IFDIR, 1, make_restore},
-    {"snapshots", S_IFDIR, 1, make_snapshots},
-    {"volume.json", S_IFREG, 0, make_json},
+    {"data", S_IFDIR, 1, make_data, has_data},
+    {"restore", S_IFDIR, 1, make_restore, NULL},
+    {"snapshots", S_IFDIR, 1, make_snapshots, NULL},
+    {"volume.json", S_IFREG, 0, make_json, NULL},
 };
 #define CHILD_COUNT (sizeof(children) / sizeof(*children))
+
+static bool is_there(const struct volume_dir *dir, const struct child *child)
+{
+    return !child->exists || child->exists(dir);
+}
 
 static int volume_lookup(struct node *node, const struct request *request, const char *name,
                          struct node **ret_child, double *ret_seconds)
 {
     (void)request;
+    const struct volume_dir *dir = (const struct volume_dir *)node;
     for (size_t i = 0; i < CHILD_COUNT; i++) {
         if (strcmp(children[i].name, name) != 0)
             continue;
+        if (!is_there(dir, &children[i]))
+            return -ENOENT;
         *ret_seconds = children[i].trusted_seconds;
-        return children[i].make((const struct volume_dir *)node, ret_child);
+        return children[i].make(dir, ret_child);
     }
     return -ENOENT;
 }
@@ -95,7 +121,8 @@ static int volume_list(struct node *node, node_emit_fn *emit, void *data)
     const struct volume_dir *dir = (const struct volume_dir *)node;
     int r = 0;
     for (size_t i = 0; i < CHILD_COUNT && r == 0; i++)
-        r = emit(data, children[i].name, INO_VOLUME(dir->id) + 16 + i, children[i].type);
+        if (is_there(dir, &children[i]))
+            r = emit(data, children[i].name, INO_VOLUME(dir->id) + 16 + i, children[i].type);
     return r;
 }
 

@@ -460,7 +460,16 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
     (void)fuse_reply_err(req, ENOTSUP);
 }
 
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+    (void)userdata;
+    /* Always: whoever lists a directory of data/ wants attributes next, and the
+     * kernel's guess (AUTO) makes it ask for most of them one by one. */
+    conn->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;
+}
+
 const struct fuse_lowlevel_ops ops_table = {
+    .init = op_init,
     .lookup = op_lookup,
     .forget = op_forget,
     .forget_multi = op_forget_multi,

@@ -4,8 +4,8 @@
  *
  * Inode numbers: 1 is the root, 2 .dvolfs; a volume with the catalogue's id V
  * has V * 256 and its fixed directories the numbers after it.  The top two bits
- * tell what is made up as it is looked up: a moment, a file in restore/, a text
- * (its contents' hash), the log.
+ * tell what is made up as it is looked up: a moment, a file in restore/ or in
+ * data/, a text (its contents' hash), the log.
  */
 #ifndef DVOLFS_FS_TREE_H
 #define DVOLFS_FS_TREE_H
@@ -21,8 +21,10 @@
 #define INO_VOLUME(id) ((id) << 8)
 #define INO_SNAPSHOTS(id) (INO_VOLUME(id) + 1)
 #define INO_RESTORE(id) (INO_VOLUME(id) + 2)
+#define INO_DATA(id) (INO_VOLUME(id) + 3)
 #define INO_MOMENT (UINT64_C(1) << 62)
 #define INO_INBOX_FILE (UINT64_C(2) << 62)
+#define INO_LIVE (INO_INBOX_FILE | (UINT64_C(1) << 61))
 #define INO_TEXT (UINT64_C(3) << 62)
 #define INO_LOG (INO_MOMENT | (UINT64_C(1) << 61))
 
@@ -37,6 +39,7 @@ struct tree {
     struct inboxes *inboxes;
     struct log *log;
     struct timespec mounted_at; /* the mtime of what has no other */
+    double cache_seconds;       /* how long live attributes may be trusted */
     /* For status.json: the options in force, "store=...,cache=1". */
     const char *options;
 };
@@ -46,6 +49,7 @@ must_check struct node *node_root_new(struct tree *tree);
 must_check struct node *node_control_new(struct tree *tree);
 must_check struct node *node_volume_new(struct tree *tree, const struct view_volume *volume);
 must_check struct node *node_snapshots_new(struct tree *tree, const char *volume, uint64_t id);
+must_check struct node *node_live_new(struct tree *tree, const char *volume, uint64_t id);
 must_check struct node *node_restore_new(struct tree *tree, const char *volume, uint64_t id);
 
 /*

@@ -12,11 +12,15 @@
 /* Below PATH_MAX (4096), which counts the NUL; a component has at most 255. */
 #define PIECE_MAX_BYTES 4000
 
-#define ALWAYS (O_CLOEXEC | O_NOFOLLOW | O_NOCTTY)
+/* openat2(2) takes no flag beside O_PATH that would mean nothing. */
+static int with_always(int flags)
+{
+    return flags | O_CLOEXEC | O_NOFOLLOW | (flags & O_PATH ? 0 : O_NOCTTY);
+}
 
 static int open_piece_2(int dir, const char *piece, int flags)
 {
-    struct open_how how = {.flags = (uint64_t)(flags | ALWAYS),
+    struct open_how how = {.flags = (uint64_t)with_always(flags),
                            .resolve =
                                RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
     long fd;
@@ -37,7 +41,7 @@ static int open_component(int dir, const char *name, size_t len, int flags)
         return -EXDEV;
     memcpy(copy, name, len);
     copy[len] = '\0';
-    int fd = openat(dir, copy, flags | ALWAYS);
+    int fd = openat(dir, copy, with_always(flags));
     return fd < 0 ? -errno : fd;
 }
 
@@ -85,7 +89,7 @@ static size_t piece_bytes(const char *path)
 int beneath_open(int root, const char *path, int flags)
 {
     if (!path[0]) {
-        int fd = openat(root, ".", flags | ALWAYS); /* "." is no way out */
+        int fd = openat(root, ".", with_always(flags)); /* "." is no way out */
         return fd < 0 ? -errno : fd;
     }
     cleanup_close int here = -1;

@@ -18,10 +18,10 @@ const char *contents_way(const struct contents *contents)
     return contents->ops->way;
 }
 
-int contents_stat(struct contents *contents, const char *path, struct cancel *cancel,
-                  struct buf *ret_record)
+int contents_stat(struct contents *contents, const char *path, unsigned flags,
+                  struct cancel *cancel, struct buf *ret_record)
 {
-    return contents->ops->stat(contents, path, cancel, ret_record);
+    return contents->ops->stat(contents, path, flags, cancel, ret_record);
 }
 
 int contents_dir_open(struct contents *contents, const char *path, struct cancel *cancel,

@@ -22,7 +22,7 @@ typedef int contents_fn(void *data, const struct file *file);
 
 /* What a way has to offer; see the functions below for the contracts. */
 struct contents_ops {
-    int (*stat)(struct contents *contents, const char *path, struct cancel *cancel,
+    int (*stat)(struct contents *contents, const char *path, unsigned flags, struct cancel *cancel,
                 struct buf *ret_record);
     int (*dir_open)(struct contents *contents, const char *path, struct cancel *cancel,
                     struct contents_dir **ret_dir);
@@ -62,10 +62,11 @@ DEFINE_CLEANUP(cleanup_contents_impl, struct contents, contents_unref)
 /* "local" or "agent". */
 const char *contents_way(const struct contents *contents);
 
-/* Adds the record of the file at path ("" is the root), attributes included.
+/* Adds the record of the file at path ("" is the root), with what flags ask for
+ * (agent/inspect.h).
  * -ENOENT, -ENOTDIR, -ELOOP: no such file; -errno. */
-must_check int contents_stat(struct contents *contents, const char *path, struct cancel *cancel,
-                             struct buf *ret_record);
+must_check int contents_stat(struct contents *contents, const char *path, unsigned flags,
+                             struct cancel *cancel, struct buf *ret_record);
 
 /* Begins to list a directory, sorted by name.  -ENOTDIR, -ENOENT, -errno. */
 must_check int contents_dir_open(struct contents *contents, const char *path, struct cancel *cancel,

@@ -32,6 +32,7 @@
 #define RETRY_SECONDS 1
 #define STRAY_SECONDS 30
 #define STRAY_INTERVAL_SECONDS 2
+#define STOP_STRAY_SECONDS 2   /* at the end of the mount */
 #define IMAGE_LINGER_SECONDS 2 /* making it anew costs as much as an archive call */
 #define CLOSE_WAIT_SECONDS 3
 #define STOP_WAIT_SECONDS 8
@@ -159,11 +160,11 @@ static void look_for_strays(struct helpers *helpers)
 {
     int r = helpers_sweep(helpers, NULL);
     scoped_lock(&helpers->lock);
-    if (r != 0) /* found some, or could not look: so the wait begins anew */
+    if (r != 0 && !helpers->stopping) /* found some, or could not look: the wait begins anew */
         helpers->strays_until = now_s() + STRAY_SECONDS;
     if (now_s() >= helpers->strays_until)
         helpers->strays_until = 0;
-    helpers->next_stray_look = now_s() + STRAY_INTERVAL_SECONDS;
+    helpers->next_stray_look = now_s() + (helpers->stopping ? 1 : STRAY_INTERVAL_SECONDS);
 }
 
 /* Removes the first of the list.  Called with the lock, which it lets go meanwhile. */
@@ -208,13 +209,10 @@ static void remover_step(struct helpers *helpers)
 {
     if (helpers->to_remove) {
         remove_first(helpers);
-    } else if (helpers->strays_until &&
-               (helpers->stopping || now_s() >= helpers->next_stray_look)) {
+    } else if (helpers->strays_until && now_s() >= helpers->next_stray_look) {
         (void)pthread_mutex_unlock(&helpers->lock);
         look_for_strays(helpers);
         (void)pthread_mutex_lock(&helpers->lock);
-        if (helpers->stopping)
-            helpers->strays_until = 0;
     } else if (image_is_due(helpers)) {
         helpers->image_made = false;
         (void)pthread_mutex_unlock(&helpers->lock);
@@ -295,6 +293,9 @@ void helpers_stop(struct helpers *helpers)
         scoped_lock(&helpers->lock);
         helpers->stopping = true;
         helpers->stop_by = now_s() + STOP_WAIT_SECONDS;
+        if (helpers->strays_until > now_s() + STOP_STRAY_SECONDS)
+            helpers->strays_until = now_s() + STOP_STRAY_SECONDS;
+        helpers->next_stray_look = now_s();
         (void)pthread_cond_broadcast(&helpers->changed);
     }
     (void)pthread_join(helpers->remover, NULL);
@@ -408,10 +409,11 @@ static int probe_volume(struct helpers *helpers, const char *volume, const char 
     return fail_set(why, ENOENT, "there is no volume %s", volume);
 }
 
-static int create_once(struct helpers *helpers, const char *json, char **ret_id, struct fail *why)
+static int create_once(struct helpers *helpers, const char *json, struct cancel *cancel,
+                       char **ret_id, struct fail *why)
 {
-    /* Not cancelled: a creation without an answer leaves a stray. */
-    int r = engine_container_create(helpers->engine, json, NULL, ret_id, why);
+    /* One that is given up, or has no answer, may happen all the same. */
+    int r = engine_container_create(helpers->engine, json, cancel, ret_id, why);
     if (r < 0 && r != -ENOENT) {
         scoped_lock(&helpers->lock);
         helpers->strays_until = now_s() + STRAY_SECONDS;
@@ -427,7 +429,7 @@ static int create(struct helpers *helpers, const char *json, struct cancel *canc
 {
     int r = -ENOENT;
     for (int tries = 0; tries < 3 && r == -ENOENT; tries++) {
-        r = create_once(helpers, json, ret_id, why);
+        r = create_once(helpers, json, cancel, ret_id, why);
         if (r != -ENOENT)
             break;
         int made = make_image(helpers, cancel, why);

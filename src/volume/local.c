@@ -44,11 +44,11 @@ static int root_of(const struct contents *contents)
     return ((const struct local_contents *)contents)->root;
 }
 
-static int local_stat(struct contents *contents, const char *path, struct cancel *cancel,
-                      struct buf *ret_record)
+static int local_stat(struct contents *contents, const char *path, unsigned flags,
+                      struct cancel *cancel, struct buf *ret_record)
 {
     (void)cancel;
-    return inspect_file(root_of(contents), path, "", INSPECT_XATTRS, ret_record);
+    return inspect_file(root_of(contents), path, "", flags, ret_record);
 }
 
 /* Hands the records of a chunk on, one by one. */

@@ -25,7 +25,7 @@ struct volumes;
 enum volumes_access {
     VOLUMES_ACCESS_AUTO,  /* the first that works for a volume */
     VOLUMES_ACCESS_LOCAL, /* the volumes' directories on this machine */
-    VOLUMES_ACCESS_API,  /* archive calls on a helper container that is never started */
+    VOLUMES_ACCESS_API,   /* archive calls on a helper container that is never started */
 };
 
 struct volumes_conf {

@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * data/: the live contents of a volume, as they are.
+ *
+ * A node knows where its file was found (a path below the volume's root) and
+ * which file it is (device, inode and time of birth).  Nothing is held open for
+ * it: each request goes by the path again, and finds the same file or answers
+ * ESTALE, upon which the kernel looks the name up anew.  The node's number is
+ * made of what identifies the file, so that the names of one file share a node
+ * and a new file never inherits the caches of an old one.
+ */
+#include "fs/tree.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+/* Records that a directory hands out at once. */
+#define LIST_BYTES ((size_t)32 * 1024)
+#define LIST_MAX_BYTES ((size_t)64 << 20)
+/* One record with its attributes. */
+#define RECORD_MAX_BYTES ((size_t)4 << 20)
+
+/* What all nodes of one volume's data/ share. */
+struct live_volume {
+    atomic_int refs;
+    struct tree *tree;
+    char *name;
+    uint64_t id;
+    pthread_mutex_t lock;
+    struct contents *contents; /* NULL: not reached yet, or no longer */
+};
+
+struct live {
+    struct node node;
+    struct live_volume *volume;
+    bool is_root;
+    pthread_mutex_t lock;
+    char *path; /* under the lock: another name of the file may be looked up */
+    uint64_t dev, ino;
+};
+
+struct lister {
+    struct contents_dir *dir;
+    char *path;
+};
+
+/* ---- the volume ---------------------------------------------------------------------- */
+
+static struct live_volume *volume_ref(struct live_volume *volume)
+{
+    atomic_fetch_add(&volume->refs, 1);
+    return volume;
+}
+
+static void volume_unref(struct live_volume *volume)
+{
+    if (!volume || atomic_fetch_sub(&volume->refs, 1) != 1)
+        return;
+    contents_unref(volume->contents);
+    (void)pthread_mutex_destroy(&volume->lock);
+    free(volume->name);
+    free(volume);
+}
+
+static int reach(struct live_volume *volume, const struct request *request,
+                 struct contents **ret_contents)
+{
+    {
+        scoped_lock(&volume->lock);
+        if (volume->contents) {
+            *ret_contents = contents_ref(volume->contents);
+            return 0;
+        }
+    }
+    struct contents *contents;
+    struct fail why = FAIL_INIT;
+    int r = volumes_contents(volume->tree->volumes, volume->name, request->cancel, &contents, &why);
+    if (r < 0) {
+        if (r != -EINTR && r != -ENOENT)
+            log_event(volume->tree->log, "%s/data: %s", volume->name, fail_text(&why, r));
+        return r;
+    }
+    scoped_lock(&volume->lock);
+    if (volume->contents) /* another thread was as quick */
+        contents_unref(contents);
+    else
+        volume->contents = contents;
+    *ret_contents = contents_ref(volume->contents);
+    return 0;
+}
+
+/* The volume's directory is not there any more: perhaps there is a new one. */
+static void let_go(struct live_volume *volume, const struct contents *contents)
+{
+    struct contents *gone = NULL;
+    {
+        scoped_lock(&volume->lock);
+        if (volume->contents == contents)
+            gone = take(volume->contents);
+    }
+    contents_unref(gone);
+}
+
+/* ---- nodes ------------------------------------------------------------------------------ */
+
+static const struct node_ops live_ops;
+
+/* splitmix64's finisher: every bit of the input tells in every bit of the output. */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+static uint64_t number_of(uint64_t volume, const struct file_stat *st)
+{
+    uint64_t x = mix(volume + 1);
+    x = mix(x ^ st->dev);
+    x = mix(x ^ st->ino);
+    x = mix(x ^ (uint64_t)st->birth.s);
+    x = mix(x ^ st->birth.ns);
+    return INO_LIVE | (x >> 3);
+}
+
+static struct live *live_new(struct live_volume *volume, char *path, uint64_t number)
+{
+    struct live *live = path ? calloc(1, sizeof(*live)) : NULL;
+    if (!live) {
+        free(path);
+        return NULL;
+    }
+    node_init(&live->node, &live_ops, number);
+    (void)pthread_mutex_init(&live->lock, NULL);
+    live->volume = volume_ref(volume);
+    live->path = path;
+    return live;
+}
+
+static void live_free(struct node *node)
+{
+    struct live *live = (struct live *)node;
+    volume_unref(live->volume);
+    (void)pthread_mutex_destroy(&live->lock);
+    free(live->path);
+    free(live);
+}
+
+static char *path_of(struct live *live)
+{
+    scoped_lock(&live->lock);
+    return strdup(live->path);
+}
+
+static void live_refresh(struct node *known, struct node *fresh)
+{
+    struct live *live = (struct live *)known;
+    struct live *newer = (struct live *)fresh;
+    if (live->is_root)
+        return;
+    char *path = take(newer->path);
+    scoped_lock(&live->lock);
+    newer->path = live->path; /* freed with it */
+    live->path = path;
+}
+
+static char *join(const char *dir, const char *name)
+{
+    char *path = NULL;
+    if (asprintf(&path, "%s%s%s", dir, dir[0] ? "/" : "", name) < 0)
+        return NULL;
+    return path;
+}
+
+/* ---- asking ------------------------------------------------------------------------------- */
+
+static struct timespec timespec_of(const struct file_time *time)
+{
+    return (struct timespec){.tv_sec = time->s, .tv_nsec = time->ns};
+}
+
+static void fill_stat(const struct file_stat *from, uint64_t number, struct stat *st)
+{
+    st->st_ino = number;
+    st->st_mode = from->mode;
+    st->st_nlink = from->nlink;
+    st->st_uid = from->uid;
+    st->st_gid = from->gid;
+    st->st_rdev = makedev(from->rdev_major, from->rdev_minor);
+    st->st_size = (off_t)from->size_bytes;
+    st->st_blocks = (blkcnt_t)from->blocks;
+    st->st_mtim = timespec_of(&from->mtime);
+    st->st_ctim = timespec_of(&from->ctime);
+    st->st_atim = timespec_of(&from->atime);
+}
+
+/* A record of the node's file, as it is now, in *record (initialised). */
+struct asked {
+    struct buf record;
+    struct file file;
+};
+
+/* Asks for what is at the path, whatever it is. */
+static int ask_path(struct live_volume *volume, const char *path, unsigned flags,
+                    const struct request *request, struct asked *asked)
+{
+    struct contents *contents cleanup_contents = NULL;
+    int r = reach(volume, request, &contents);
+    if (r < 0)
+        return r;
+    r = contents_stat(contents, path, flags, request->cancel, &asked->record);
+    if (r < 0)
+        return r;
+    size_t position = 0;
+    if (file_read(buf_string(&asked->record), asked->record.len, &position, &asked->file) != 1)
+        return -EIO;
+    if (!path[0] && asked->file.stat.nlink == 0) {
+        let_go(volume, contents);
+        return -ESTALE;
+    }
+    return 0;
+}
+
+/* Asks for the node's file: -ESTALE where another is in its place. */
+static int ask(struct live *live, unsigned flags, const struct request *request,
+               struct asked *asked)
+{
+    cleanup_free char *path = path_of(live);
+    if (!path)
+        return -ENOMEM;
+    int r = ask_path(live->volume, path, flags, request, asked);
+    if (r == -ESTALE && live->is_root) { /* once more, in the new directory */
+        buf_clear(&asked->record);
+        r = ask_path(live->volume, path, flags, request, asked);
+    }
+    if (r == 0 && !live->is_root &&
+        number_of(live->volume->id, &asked->file.stat) != live->node.ino)
+        r = -ESTALE;
+    return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? -ESTALE : r;
+}
+
+static void asked_init(struct asked *asked)
+{
+    buf_init(&asked->record, RECORD_MAX_BYTES);
+}
+
+static void asked_done(struct asked *asked)
+{
+    buf_done(&asked->record);
+}
+#define cleanup_asked cleanup(asked_done)
+
+static int live_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
+                        double *ret_seconds)
+{
+    struct live *live = (struct live *)node;
+    struct asked asked cleanup_asked;
+    asked_init(&asked);
+    int r = ask(live, 0, request, &asked);
+    if (r < 0)
+        return r;
+    fill_stat(&asked.file.stat, node->ino, ret_stat);
+    *ret_seconds = live->volume->tree->cache_seconds;
+    return 0;
+}
+
+static int live_lookup(struct node *dir, const struct request *request, const char *name,
+                       struct node **ret_child, double *ret_seconds)
+{
+    struct live *live = (struct live *)dir;
+    cleanup_free char *parent = path_of(live);
+    cleanup_free char *path = parent ? join(parent, name) : NULL;
+    struct asked asked cleanup_asked;
+    asked_init(&asked);
+    int r = path ? ask_path(live->volume, path, 0, request, &asked) : -ENOMEM;
+    if (r < 0)
+        return r == -ELOOP ? -ENOENT : r;
+    struct live *child =
+        live_new(live->volume, take(path), number_of(live->volume->id, &asked.file.stat));
+    if (!child)
+        return -ENOMEM;
+    child->dev = asked.file.stat.dev;
+    child->ino = asked.file.stat.ino;
+    *ret_child = &child->node;
+    *ret_seconds = live->volume->tree->cache_seconds;
+    return 0;
+}
+
+static int live_readlink(struct node *node, const struct request *request, struct buf *out)
+{
+    struct asked asked cleanup_asked;
+    asked_init(&asked);
+    int r = ask((struct live *)node, 0, request, &asked);
+    if (r == 0 && !S_ISLNK(asked.file.stat.mode))
+        r = -EINVAL;
+    return r < 0 ? r : buf_add_string(out, asked.file.link_target);
+}
+
+static int live_get_xattr(struct node *node, const struct request *request, const char *name,
+                          struct buf *out)
+{
+    struct asked asked cleanup_asked;
+    asked_init(&asked);
+    int r = ask((struct live *)node, INSPECT_XATTRS, request, &asked);
+    size_t position = 0, value_bytes;
+    const char *found;
+    const void *value;
+    while (r == 0 && file_xattr_next(&asked.file, &position, &found, &value, &value_bytes))
+        if (strcmp(found, name) == 0)
+            return buf_add(out, value, value_bytes);
+    return r < 0 ? r : -ENODATA;
+}
+
+static int live_list_xattrs(struct node *node, const struct request *request, struct buf *out)
+{
+    struct asked asked cleanup_asked;
+    asked_init(&asked);
+    int r = ask((struct live *)node, INSPECT_XATTRS, request, &asked);
+    size_t position = 0, value_bytes;
+    const char *name;
+    const void *value;
+    while (r == 0 && file_xattr_next(&asked.file, &position, &name, &value, &value_bytes))
+        r = buf_add(out, name, strlen(name) + 1);
+    return r;
+}
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+static int live_open(struct node *node, const struct request *request, int flags,
+                     struct opened *ret_opened)
+{
+    (void)flags;
+    struct live *live = (struct live *)node;
+    cleanup_free char *path = path_of(live);
+    struct contents *contents cleanup_contents = NULL;
+    int r = path ? reach(live->volume, request, &contents) : -ENOMEM;
+    if (r < 0)
+        return r;
+    struct contents_file *file;
+    r = contents_open(contents, path, live->dev, live->ino, request->cancel, &file);
+    if (r < 0)
+        return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? -ESTALE : r;
+    /* The handle is the file itself. */
+    *ret_opened = (struct opened){.handle = (struct handle *)file, .caching = OPEN_PLAIN};
+    return 0;
+}
+
+static ssize_t live_read(struct node *node, struct handle *handle, const struct request *request,
+                         void *data, size_t len, uint64_t offset)
+{
+    (void)node;
+    return contents_read((struct contents_file *)handle, data, len, offset, request->cancel);
+}
+
+static int64_t live_seek(struct node *node, struct handle *handle, const struct request *request,
+                         uint64_t offset, int whence)
+{
+    (void)node;
+    return contents_seek((struct contents_file *)handle, offset, whence, request->cancel);
+}
+
+static void live_release(struct node *node, struct handle *handle)
+{
+    (void)node;
+    contents_close((struct contents_file *)handle);
+}
+
+/* ---- listing --------------------------------------------------------------------------------- */
+
+static int live_list_open(struct node *node, const struct request *request,
+                          struct lister **ret_lister)
+{
+    struct live *live = (struct live *)node;
+    struct contents *contents cleanup_contents = NULL;
+    struct lister *lister = calloc(1, sizeof(*lister));
+    int r = lister && (lister->path = path_of(live)) ? 0 : -ENOMEM;
+    if (r == 0)
+        r = reach(live->volume, request, &contents);
+    if (r == 0)
+        r = contents_dir_open(contents, lister->path, request->cancel, &lister->dir);
+    if (r < 0) {
+        if (lister)
+            free(lister->path);
+        free(lister);
+        return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? -ESTALE : r;
+    }
+    *ret_lister = lister;
+    return 0;
+}
+
+static int emit_child(struct live *live, const struct lister *lister, const struct file *file,
+                      node_emit_child_fn *emit, void *data)
+{
+    uint64_t number = number_of(live->volume->id, &file->stat);
+    struct live *child = live_new(live->volume, join(lister->path, file->name), number);
+    if (!child)
+        return -ENOMEM;
+    child->dev = file->stat.dev;
+    child->ino = file->stat.ino;
+    struct stat st = {.st_blksize = 1 << 20};
+    fill_stat(&file->stat, number, &st);
+    return emit(data, file->name, &child->node, &st, live->volume->tree->cache_seconds);
+}
+
+static int live_list_next(struct node *node, struct lister *lister, const struct request *request,
+                          node_emit_child_fn *emit, void *data)
+{
+    struct buf records cleanup_buf;
+    buf_init(&records, LIST_MAX_BYTES);
+    int more = contents_dir_next(lister->dir, LIST_BYTES, request->cancel, &records);
+    size_t position = 0;
+    struct file file;
+    int r = 0;
+    while (more > 0 && r >= 0 &&
+           (r = file_read(buf_string(&records), records.len, &position, &file)) > 0)
+        r = emit_child((struct live *)node, lister, &file, emit, data);
+    if (r == -EBADMSG)
+        r = -EIO;
+    return r < 0 ? r : more;
+}
+
+static void live_list_close(struct node *node, struct lister *lister)
+{
+    (void)node;
+    contents_dir_close(lister->dir);
+    free(lister->path);
+    free(lister);
+}
+
+static const struct node_ops live_ops = {
+    .free = live_free,
+    .getattr = live_getattr,
+    .lookup = live_lookup,
+    .list_open = live_list_open,
+    .list_next = live_list_next,
+    .list_close = live_list_close,
+    .open = live_open,
+    .read = live_read,
+    .seek = live_seek,
+    .release = live_release,
+    .readlink = live_readlink,
+    .get_xattr = live_get_xattr,
+    .list_xattrs = live_list_xattrs,
+    .refresh = live_refresh,
+};
+
+struct node *node_live_new(struct tree *tree, const char *name, uint64_t id)
+{
+    struct live_volume *volume = calloc(1, sizeof(*volume));
+    if (!volume || !(volume->name = strdup(name))) {
+        free(volume);
+        return NULL;
+    }
+    atomic_init(&volume->refs, 1);
+    (void)pthread_mutex_init(&volume->lock, NULL);
+    volume->tree = tree;
+    volume->id = id;
+    struct live *live = live_new(volume, strdup(""), INO_DATA(id));
+    volume_unref(volume);
+    if (!live)
+        return NULL;
+    live->is_root = true;
+    return &live->node;
+}
