@@ -7,8 +7,10 @@
  *   MADE     fd holds the archive; kept while open, or until expires_ms
  *   GONE     made and dropped, or failed (`result`); no bytes
  *
- * Live moments (not GONE) are in the table's list, newest first, without a
- * reference: the nodes of the front, the opens and the worker hold those.
+ * Live moments (not GONE) are in the table's list, newest first.  The nodes of
+ * the front, the opens and the worker hold references; the table itself does
+ * where it is MADE, so that who was told of it finds it although the kernel has
+ * forgotten it meanwhile.
  */
 #include "job/moment.h"
 
@@ -16,6 +18,8 @@
 
 #include <string.h>
 
+/* Who looked the name up is about to ask for the size, or to open. */
+#define PROMISE_MS 1000
 /* How many processes that asked for the size, and have not opened, are remembered. */
 #define MAX_ASKERS 64
 
@@ -38,7 +42,8 @@ struct moment {
     unsigned opens;
     struct cancel *cancel; /* of the making */
     int64_t begun_ms;
-    int64_t expires_ms; /* of MADE: who asked may open until then */
+    int64_t expires_ms;  /* of MADE: who asked may open until then */
+    int64_t promised_ms; /* who looked it up may ask until then */
     int fd;
     struct moment_info info;
     struct asker askers[MAX_ASKERS];
@@ -77,12 +82,14 @@ static void unlink_live(struct moment *moment)
     }
 }
 
-/* With the lock: it has no bytes any more and is found no more. */
+/* With the lock, and a reference: it has no bytes any more and is found no more. */
 static void make_gone(struct moment *moment, int result)
 {
     if (moment->state == GONE)
         return;
     unlink_live(moment);
+    if (moment->state == MADE)
+        moment->refs--; /* the table's: not the last */
     moment->state = GONE;
     moment->result = result;
     cleanup_close_impl(&moment->fd);
@@ -181,31 +188,54 @@ static bool is_awaited(const struct moment *moment)
     return false;
 }
 
+static int64_t kept_until_ms(const struct moment *moment)
+{
+    bool longer = is_awaited(moment) && moment->expires_ms > moment->promised_ms;
+    return longer ? moment->expires_ms : moment->promised_ms;
+}
+
 /* With the lock: drops the bytes nobody may ask for any more. */
 static void drop_unwanted(struct moment *moment)
 {
     if (moment->state == MADE && !moment->opens && !moment->waiting &&
-        (!is_awaited(moment) || now_ms() >= moment->expires_ms))
+        now_ms() >= kept_until_ms(moment))
         make_gone(moment, -ESTALE);
 }
 
-static bool stands_for_now(struct moment *moment, pid_t process)
+/* Whether the process was told of it, and has yet to open it. */
+static bool was_told_to(struct moment *moment, pid_t process)
 {
-    int64_t now = now_ms();
     const struct asker *asker = find_asker(moment, process);
-    if (asker && !asker->opened)
-        return moment->state != MADE || now < moment->expires_ms;
+    return asker && !asker->opened && (moment->state != MADE || now_ms() < moment->expires_ms);
+}
+
+static bool is_about_now(const struct moment *moment)
+{
     return moment->state == NEW ||
-           (moment->state == MAKING && now <= moment->begun_ms + moment->table->cache_ms);
+           (moment->state == MAKING && now_ms() <= moment->begun_ms + moment->table->cache_ms);
 }
 
 struct moment *moment_find(struct moments *moments, const char *volume, pid_t process)
 {
     scoped_lock(&moments->lock);
-    for (struct moment *at = moments->live; at; at = at->next)
-        if (strcmp(at->volume, volume) == 0 && stands_for_now(at, process))
-            return ref(at);
-    return moment_new(moments, volume);
+    struct moment *found = NULL;
+    for (struct moment *at = moments->live; at; at = at->next) {
+        if (strcmp(at->volume, volume) != 0)
+            continue;
+        if (was_told_to(at, process)) { /* goes before what is newer */
+            found = at;
+            break;
+        }
+        if (!found && is_about_now(at))
+            found = at;
+    }
+    if (found)
+        (void)ref(found);
+    else
+        found = moment_new(moments, volume);
+    if (found)
+        found->promised_ms = now_ms() + PROMISE_MS;
+    return found;
 }
 
 /* ---- the making --------------------------------------------------------------- */
@@ -241,7 +271,9 @@ static void note_made(struct moment *moment, int r, int *fd, const struct moment
     moment->fd = take_fd(fd);
     moment->info = *info;
     moment->state = MADE;
-    moment->expires_ms = now_ms() + moment->table->cache_ms;
+    (void)ref(moment);
+    int64_t cache_ms = moment->table->cache_ms;
+    moment->expires_ms = now_ms() + (cache_ms > PROMISE_MS ? cache_ms : PROMISE_MS);
     drop_unwanted(moment);
 }
 
@@ -371,6 +403,7 @@ void moment_close(struct moment *moment)
     scoped_lock(&moment->table->lock);
     moment->opens--;
     drop_unwanted(moment);
+    (void)pthread_cond_broadcast(&moment->table->changed); /* the janitor drops it later */
 }
 
 ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset)
@@ -394,9 +427,12 @@ static int64_t drop_expired(struct moments *table)
     struct moment *next;
     for (struct moment *at = table->live; at; at = next) {
         next = at->next;
+        (void)ref(at);
         drop_unwanted(at);
-        if (at->state == MADE && !at->opens && (next_ms < 0 || at->expires_ms < next_ms))
-            next_ms = at->expires_ms;
+        if (at->state == MADE && !at->opens && (next_ms < 0 || kept_until_ms(at) < next_ms))
+            next_ms = kept_until_ms(at);
+        if (unref_locked(at))
+            moment_free(at);
     }
     return next_ms;
 }
@@ -454,6 +490,17 @@ static void cancel_all(struct moments *table)
         (void)pthread_cond_wait(&table->changed, &table->lock);
 }
 
+static void drop_all(struct moments *table)
+{
+    scoped_lock(&table->lock);
+    while (table->live) {
+        struct moment *moment = ref(table->live);
+        make_gone(moment, -ESTALE);
+        if (unref_locked(moment))
+            moment_free(moment);
+    }
+}
+
 void moments_stop(struct moments *moments)
 {
     if (!moments)
@@ -461,6 +508,7 @@ void moments_stop(struct moments *moments)
     cancel_all(moments);
     if (moments->has_janitor)
         (void)pthread_join(moments->janitor, NULL);
+    drop_all(moments);
     (void)pthread_cond_destroy(&moments->changed);
     (void)pthread_mutex_destroy(&moments->lock);
     free(moments);

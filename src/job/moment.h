@@ -7,13 +7,15 @@
  * the kernel, so that its caches never mix two.  Which one a name stands for
  * when it is looked up is decided here:
  *   - what a process has asked the size of is what it opens next, for as long
- *     as attributes may be trusted (the mount option cache) after it was made;
+ *     as attributes may be trusted (the mount option cache, a second at least)
+ *     after it was made;
  *   - one whose making has begun no longer ago than that is shared;
  *   - otherwise it is a new one.
  * So `write; cp` always copies what was written, and stat and open agree.
  *
- * Its bytes lie in the spool from the moment they come until it was closed, or
- * was not opened in time.  Any thread may call.
+ * Its bytes lie in the spool from the moment they come until a second after its
+ * name was last looked up, or for as long as it is open or may still be opened.  Any thread may
+ * call.
  */
 #ifndef DVOLFS_JOB_MOMENT_H
 #define DVOLFS_JOB_MOMENT_H

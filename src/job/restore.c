@@ -89,17 +89,29 @@ static int check_all(struct volumes *volumes, const struct restore_request *requ
     return r;
 }
 
-static int run(struct volumes *volumes, const struct restore_request *request,
-               struct cancel *cancel, struct tar_check **ret_check, bool *ret_begun,
-               struct fail *why)
+static int check_and_write(struct volumes *volumes, const struct restore_request *request,
+                           struct cancel *cancel, struct tar_check **ret_check, bool *ret_begun,
+                           struct fail *why)
 {
-    *ret_begun = false;
     int r = check_all(volumes, request, cancel, ret_check, why);
     if (r < 0)
         return r;
     if (cancel_is_raised(cancel))
         return fail_set(why, EINTR, "interrupted");
     return volumes_write(volumes, request->volume, request->fd, NULL, ret_begun, why);
+}
+
+static int run(struct volumes *volumes, const struct restore_request *request,
+               struct cancel *cancel, struct tar_check **ret_check, bool *ret_begun,
+               struct fail *why)
+{
+    *ret_begun = false;
+    int r = turn_take(request->turn, cancel);
+    if (r < 0)
+        return fail_set(why, -r, "interrupted");
+    r = check_and_write(volumes, request, cancel, ret_check, ret_begun, why);
+    turn_give_back(request->turn);
+    return r;
 }
 
 /* ---- the receipt ----------------------------------------------------------- */

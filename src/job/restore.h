@@ -15,14 +15,16 @@
 #include "base/buf.h"
 #include "base/cancel.h"
 #include "base/fail.h"
+#include "base/turn.h"
 #include "volume/volumes.h"
 
 #include <stdbool.h>
 
 struct restore_request {
     const char *volume;
-    const char *name; /* of the archive, for the receipt */
-    int fd;           /* the archive; not closed */
+    const char *name;  /* of the archive, for the receipt */
+    int fd;            /* the archive; not closed */
+    struct turn *turn; /* of the volume: its restores follow one another */
 };
 
 /*

@@ -1,0 +1,1 @@
+"""What the mount tests stand on: an engine, a mount, a proxy between the two, trees."""
