@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "tar/acl.h"
 
-#include "base/buf.h"
-
 #include <archive.h>
 #include <endian.h>
 #include <linux/posix_acl_xattr.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/stat.h>
 
 /* The kernel refuses attributes over 64 KiB, and so longer lists. */
@@ -162,4 +161,62 @@ int tar_acl_convert(struct archive_entry *from, struct tar_entry *entry, struct 
 {
     int r = convert_one(from, entry, ARCHIVE_ENTRY_ACL_TYPE_ACCESS, why);
     return r < 0 ? r : convert_one(from, entry, ARCHIVE_ENTRY_ACL_TYPE_DEFAULT, why);
+}
+
+static const char *tag_text(unsigned tag)
+{
+    switch (tag) {
+    case TAG_USER_OBJ:
+    case TAG_USER:
+        return "user";
+    case TAG_GROUP_OBJ:
+    case TAG_GROUP:
+        return "group";
+    case TAG_MASK:
+        return "mask";
+    case TAG_OTHER:
+        return "other";
+    default:
+        return NULL;
+    }
+}
+
+static int add_ace_text(struct buf *out, const struct posix_acl_xattr_entry *ace)
+{
+    unsigned tag = le16toh(ace->e_tag);
+    unsigned perm = le16toh(ace->e_perm);
+    const char *name = tag_text(tag);
+    if (!name || perm > 7)
+        return -EINVAL;
+    int r = buf_add_string(out, name);
+    if (r == 0)
+        r = is_named(tag) ? buf_printf(out, ":%u:", (unsigned)le32toh(ace->e_id))
+                          : buf_add_string(out, "::");
+    char text[] = {perm & 4 ? 'r' : '-', perm & 2 ? 'w' : '-', perm & 1 ? 'x' : '-'};
+    return r < 0 ? r : buf_add(out, text, sizeof(text));
+}
+
+int tar_acl_add_text(struct buf *out, const void *value, size_t value_bytes)
+{
+    struct posix_acl_xattr_header header;
+    struct posix_acl_xattr_entry ace;
+    const char *at = value;
+    size_t left = value_bytes;
+    if (left <= sizeof(header) || (left - sizeof(header)) % sizeof(ace) != 0)
+        return -EINVAL;
+    memcpy(&header, at, sizeof(header));
+    if (le32toh(header.a_version) != POSIX_ACL_XATTR_VERSION)
+        return -EINVAL;
+    size_t before = out->len;
+    int r = 0;
+    for (at += sizeof(header), left -= sizeof(header); r == 0 && left > 0; left -= sizeof(ace)) {
+        memcpy(&ace, at, sizeof(ace));
+        at += sizeof(ace);
+        r = out->len > before ? buf_add(out, ",", 1) : 0;
+        if (r == 0)
+            r = add_ace_text(out, &ace);
+    }
+    if (r < 0)
+        out->len = before;
+    return r;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * POSIX ACLs as the kernel takes them, for tar/reader.c.
+ * POSIX ACLs as the kernel takes them, for tar/reader.c, and as text, for
+ * tar/header.c.
  *
  * Format: linux/posix_acl_xattr.h, version 2, little endian; order and
  * completeness as fs/posix_acl.c posix_acl_valid() wants them.
@@ -8,6 +9,7 @@
 #ifndef DVOLFS_TAR_ACL_H
 #define DVOLFS_TAR_ACL_H
 
+#include "base/buf.h"
 #include "base/fail.h"
 #include "tar/entry.h"
 
@@ -21,5 +23,12 @@
  */
 must_check int tar_acl_convert(struct archive_entry *from, struct tar_entry *entry,
                                struct fail *why);
+
+/*
+ * Adds the text of an attribute's value as SCHILY.acl.* have it: "user::rwx,...",
+ * users and groups by number (acl(5), star(5)).  -EINVAL: it is no ACL of
+ * version 2; -ENOMEM, -EMSGSIZE.
+ */
+must_check int tar_acl_add_text(struct buf *out, const void *value, size_t value_bytes);
 
 #endif

@@ -31,6 +31,25 @@
  */
 must_check int tar_header_write(struct buf *out, const char *prefix, const struct tar_entry *entry);
 
+/*
+ * As tar_header_write with the prefix "./", and more: ACLs among the attributes
+ * also as SCHILY.acl.*, and where entry has extents (not NULL) the records of GNU's
+ * sparse format 1.0.  stored_bytes is what follows of such a file: its map and
+ * its runs, each of which must begin at a whole block (GNU tar reads them so).
+ */
+must_check int tar_header_write_stored(struct buf *out, const struct tar_entry *entry,
+                                       uint64_t stored_bytes);
+
+/*
+ * Appends `bytes` (whole blocks) that change nothing for whoever unpacks them:
+ * the headers of directory once more, which stands earlier in the archive,
+ * without its attributes other than ACLs and with a comment that fills the
+ * space.  Where that is too small, bare headers, whose mtime has no fraction.
+ * Errors as tar_header_write.
+ */
+must_check int tar_header_write_filler(struct buf *out, const struct tar_entry *directory,
+                                       size_t bytes);
+
 /* Bytes of zeros that follow size_bytes of data, to the next block. */
 unsigned tar_padding_bytes(uint64_t size_bytes);
 

@@ -4,19 +4,23 @@
  * offsets and the exact size out.  Pure, and independent of the files' contents:
  * the same entries give the same archive, byte for byte.
  *
- * A pax archive as tar/header.h writes it, and more than a plain header holds:
+ * A pax archive as tar/header.h writes it, names beginning with "./", and more
+ * than a plain header holds:
  *   - mtime always with nine decimals where it has nanoseconds
  *   - a second name of a file (same dev, ino; nlink over 1) is a hard link to
- *     the first
+ *     the first, and has no attributes of its own
  *   - a sparse file is GNU's pax sparse format 1.0 (GNU tar manual, "Storing
- *     Sparse Files"), its map in front of its data
+ *     Sparse Files"), its map in front of its data; its runs are widened to
+ *     whole blocks
  *   - attributes as SCHILY.xattr.*; POSIX ACLs also as SCHILY.acl.access and
  *     .default in numeric text, for tars that take them only so
  *   - sockets are left out, as by tar(1)
  * It ends with two blocks of zeros.
  *
  * Memory for each entry: see LAYOUT_ENTRY_BYTES, its own name (not its path),
- * and what only some have: link target, attributes, extents.
+ * and what only some have: link target, attributes, extents, device number,
+ * another dev than the root's; while it is filled, about 100 bytes more for
+ * each file of several names.
  *
  * Filled by one thread; once layout_finish has been called it is immutable and
  * any thread may read it.
@@ -32,6 +36,10 @@
 
 /* Upper bound on the memory of one entry beside its name and extras. */
 #define LAYOUT_ENTRY_BYTES 128
+
+/* Of one entry's headers: libarchive reads no larger pax record than 999999
+ * bytes, Go no larger pax header than 1 MiB. */
+#define LAYOUT_HEADER_MAX_BYTES ((size_t)1955 * 512)
 
 struct layout;
 
@@ -51,7 +59,11 @@ DEFINE_CLEANUP(cleanup_layout_impl, struct layout, layout_free)
 /*
  * Adds the next entry; depth first, a directory before what is in it, the root
  * ("") first.  entry->is_hard_link is ignored: identity tells.  Copies all it
- * needs.  -ENOMEM; -EINVAL: its parent was not added before; -EOVERFLOW.
+ * needs.  After an error the layout is what it was before.  -ENOMEM; -EINVAL:
+ * its parent is neither the directory added last nor one that that is in, or
+ * it makes no sense (name, type, extents, nanoseconds); -EOVERFLOW: headers
+ * over LAYOUT_HEADER_MAX_BYTES, ids over 32 bits, more than 2^63 bytes or 2^32
+ * entries, names over 4 GiB in all.
  */
 must_check int layout_add(struct layout *layout, const struct tar_entry *entry,
                           const struct layout_identity *identity);
@@ -69,13 +81,14 @@ void layout_newest(const struct layout *layout, int64_t *ret_s, uint32_t *ret_ns
  * runs), each padded to whole blocks. */
 struct layout_slot {
     size_t index;
-    uint64_t offset;        /* of its headers in the archive */
-    uint64_t header_bytes;  /* all header blocks */
-    uint64_t data_bytes;    /* without padding: what the file's own bytes take, or the map and runs */
-    uint64_t slot_bytes;    /* all of it, with padding */
-    uint64_t dev, ino;      /* the file it was; for a check when it is opened */
-    uint64_t size_bytes;    /* of the file */
-    bool has_data;          /* something has to be read from the file */
+    uint64_t offset;       /* of its headers in the archive */
+    uint64_t header_bytes; /* all header blocks */
+    uint64_t data_bytes; /* without padding: what the file's own bytes take, or the map and runs */
+    uint64_t slot_bytes; /* all of it, with padding */
+    uint64_t dev, ino;   /* the file it was; for a check when it is opened */
+    uint64_t size_bytes; /* of the file */
+    bool has_data;       /* something has to be read from the file */
+    size_t link_to;      /* of a hard link: the index of the first name; else index */
 };
 
 /* The entry whose slot holds the archive's byte at offset: 1, or 0 where that is
@@ -85,10 +98,14 @@ int layout_find(const struct layout *layout, uint64_t offset, struct layout_slot
 /* The slot of an index below layout_count. */
 void layout_slot(const struct layout *layout, size_t index, struct layout_slot *ret_slot);
 
-/* Adds the header blocks of the entry: exactly slot.header_bytes.  -ENOMEM. */
+/* Adds the header blocks of the entry: exactly slot.header_bytes.  -ENOMEM, -EMSGSIZE. */
 must_check int layout_header(const struct layout *layout, size_t index, struct buf *out);
 
-/* Adds the entry's path from the root, without "./".  -ENOMEM. */
+/* Adds `bytes` (whole blocks) that can stand in place of any entry but the
+ * root: see tar_header_write_filler.  -ENOMEM, -EMSGSIZE. */
+must_check int layout_filler(const struct layout *layout, size_t bytes, struct buf *out);
+
+/* Adds the entry's path from the root, without "./".  -ENOMEM, -EMSGSIZE. */
 must_check int layout_path(const struct layout *layout, size_t index, struct buf *out);
 
 /*
@@ -98,8 +115,9 @@ must_check int layout_path(const struct layout *layout, size_t index, struct buf
 struct layout_piece {
     bool is_map;
     uint64_t file_offset; /* of the run, where it is no map */
-    uint64_t bytes;       /* from `at` on */
+    uint64_t bytes;       /* from `at` on; of a map no more than LAYOUT_MAP_PIECE_BYTES */
 };
+#define LAYOUT_MAP_PIECE_BYTES 65536
 must_check int layout_data(const struct layout *layout, size_t index, uint64_t at,
                            struct layout_piece *ret_piece, struct buf *map_out);
 

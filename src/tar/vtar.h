@@ -4,12 +4,15 @@
  * from a layout and the files as they are now.
  *
  * What changed since the layout was made never shifts the rest:
- *   - a file that is gone, or is another or of another type now, before its
- *     headers were given out: its slot is filled with pax global headers that
- *     hold nothing but a comment (POSIX pax, "comment"; every tar skips them),
- *     in units of at most 64 KiB, because readers limit the size of one
+ *   - a file that is gone, or is another or of another type now, before any
+ *     byte of its slot was given out: the slot is filled with the root's own
+ *     headers once more, which change nothing, and a comment in them (POSIX pax,
+ *     "comment"), in units of at most VTAR_UNIT_BYTES, because readers limit the
+ *     size of one.  (Not with global headers, type 'g': bsdtar and python give
+ *     up after some hundred in a row, and python where one is last.)
  *   - one that goes after that, or is shorter: zeros to its size
  *   - one that grew: what it had
+ *   - a hard link to a file that was gone: filled likewise
  * and each such file is counted and told once.
  *
  * Any thread may call vtar_read, several at once.
@@ -32,12 +35,17 @@ struct vtar_source {
     ssize_t (*pread)(void *data, void *file, void *buf, size_t len, uint64_t offset,
                      struct fail *why);
     void (*close)(void *data, void *file);
-    /* Tells, once for a file, what became of it: "is gone", "is shorter".  No lock is held. */
+    /*
+     * Tells, once for a file, what became of it: "is gone", "is shorter", "is a
+     * link to a file that is gone".  No lock is held.
+     */
     void (*affected)(void *data, const char *path, const char *what);
-    /* Optional (NULL): says that the file at path will be asked for soon. */
+    /* Optional (NULL): says that the file at path will probably be asked for soon. */
     void (*expect)(void *data, const char *path);
     void *data;
 };
+
+#define VTAR_UNIT_BYTES 65536
 
 struct vtar;
 
@@ -46,6 +54,8 @@ must_check struct vtar *vtar_new(const struct layout *layout, const struct vtar_
 
 /* Closes the files it holds open.  No read may be under way.  NULL is allowed. */
 void vtar_free(struct vtar *vtar);
+DEFINE_CLEANUP(cleanup_vtar_impl, struct vtar, vtar_free)
+#define cleanup_vtar cleanup(cleanup_vtar_impl)
 
 /*
  * Up to len bytes at offset: fewer only at the archive's end, 0 beyond it.  All

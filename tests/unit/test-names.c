@@ -13,8 +13,9 @@ static void archives_are_told_by_their_names(void **state)
     (void)state;
     static const char *const yes[] = {"x.tar",    "x.tar.gz", "x.tgz",     "x.tar.zst", "x.tzst",
                                       "x.tar.xz", "x.txz",    "x.tar.bz2", "x.tbz2",    "a.b.tar"};
-    static const char *const no[] = {"tar",        ".tar",     ".x.tar", ".x.tar.AbC123", "x.tar~",
-                                     "x.tar.part", "x.tar.gz2", "x.zip",  "x",             "tgz"};
+    static const char *const no[] = {"tar",    ".tar",       ".x.tar",    ".x.tar.AbC123",
+                                     "x.tar~", "x.tar.part", "x.tar.gz2", "x.zip",
+                                     "x",      "tgz"};
     for (size_t i = 0; i < sizeof(yes) / sizeof(*yes); i++)
         assert_true(restore_is_archive_name(yes[i]));
     for (size_t i = 0; i < sizeof(no) / sizeof(*no); i++)
