@@ -106,7 +106,7 @@ int mount_prepare(const char *mountpoint, char **ret_path, struct fail *why)
 {
     struct stat st;
     int r = stat(mountpoint, &st) < 0 ? -errno : 0;
-    if (r == -ENOTCONN) {
+    if (r == -ENOTCONN || r == -ECONNABORTED) { /* the latter while it is dying */
         r = clear_dead(mountpoint, why);
         if (r < 0)
             return r;

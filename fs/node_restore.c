@@ -364,6 +364,42 @@ static int attempt(struct inbox_file *file, const char *name, const struct reque
     return r;
 }
 
+static void wake_waiting(void *data)
+{
+    struct inbox_file *file = data;
+    scoped_lock(&file->lock);
+    (void)pthread_cond_broadcast(&file->restored);
+}
+
+/*
+ * Waits for a restore of the file that runs, and begins the next: 1, or 0 where
+ * nothing changed since the last, whose result counts; -EINTR.
+ */
+static int begin_restoring(struct inbox_file *file, struct cancel *cancel)
+{
+    scoped_lock(&file->lock);
+    while (file->restoring && !cancel_is_raised(cancel))
+        (void)pthread_cond_wait(&file->restored, &file->lock);
+    if (file->restoring)
+        return -EINTR;
+    if (!file->changed)
+        return 0;
+    int r = file->fd < 0 ? start_over(file) : 0;
+    if (r < 0)
+        return r;
+    file->restoring = true;
+    file->changed = false;
+    return 1;
+}
+
+static void end_restoring(struct inbox_file *file, int result)
+{
+    scoped_lock(&file->lock);
+    file->restoring = false;
+    file->result = result;
+    (void)pthread_cond_broadcast(&file->restored);
+}
+
 /*
  * Restores what is pending, if it changed since the last attempt; the result of
  * the last attempt otherwise.  name is that of the archive, for people.
@@ -372,29 +408,17 @@ static int attempt(struct inbox_file *file, const char *name, const struct reque
 static int restore_pending(struct inbox_file *file, const char *name, const struct request *request,
                            char **ret_receipt)
 {
-    {
-        scoped_lock(&file->lock);
-        while (file->restoring)
-            (void)pthread_cond_wait(&file->restored, &file->lock);
-        if (!file->changed)
-            return file->result;
-        if (file->fd < 0) {
-            int r = start_over(file);
-            if (r < 0)
-                return r;
-        }
-        file->restoring = true;
-        file->changed = false;
-    }
+    struct cancel_hook hook = {.run = wake_waiting, .data = file};
+    cancel_hook_add(request->cancel, &hook);
+    int r = begin_restoring(file, request->cancel);
+    cancel_hook_remove(request->cancel, &hook);
+    if (r <= 0)
+        return r < 0 ? r : file->result;
     struct buf receipt cleanup_buf;
     buf_init(&receipt, RECEIPT_MAX_BYTES);
-    int r = attempt(file, name, request, &receipt);
-    char *text = buf_take(&receipt);
-    scoped_lock(&file->lock);
-    file->restoring = false;
-    file->result = r;
-    (void)pthread_cond_broadcast(&file->restored);
-    *ret_receipt = text;
+    r = attempt(file, name, request, &receipt);
+    *ret_receipt = buf_take(&receipt);
+    end_restoring(file, r);
     return r;
 }
 

@@ -23,7 +23,7 @@ static int now_getattr(struct node *node, const struct request *request, struct 
                        double *ret_seconds)
 {
     (void)ret_seconds; /* the next one who asks may have to wait for it to be made */
-    struct moment_info info;
+    struct archive_info info;
     int r = moment_stat(((struct now_tar *)node)->moment, request_process(request), request->cancel,
                         &info);
     if (r < 0)
@@ -35,7 +35,7 @@ static int now_getattr(struct node *node, const struct request *request, struct 
 /* A size once known must not be lost by a later lookup: somebody may be reading. */
 static void now_peek(struct node *node, struct stat *ret_stat)
 {
-    struct moment_info info = {0};
+    struct archive_info info = {0};
     (void)moment_peek(((struct now_tar *)node)->moment, &info);
     node_stat_made_up(ret_stat, S_IFREG | 0600, info.bytes, &info.newest);
 }

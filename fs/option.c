@@ -55,15 +55,26 @@ static int set_seconds(struct config *config, const struct option_row *row, cons
     return 0;
 }
 
+static const struct {
+    const char *name;
+    enum volumes_access access;
+} ways[] = {
+    {"auto", VOLUMES_ACCESS_AUTO},
+    {"local", VOLUMES_ACCESS_LOCAL},
+    {"api", VOLUMES_ACCESS_API},
+};
+
+static const char *name_of_way(enum volumes_access access)
+{
+    size_t i = 0;
+    while (ways[i].access != access)
+        i++;
+    return ways[i].name;
+}
+
 static int set_access(struct config *config, const struct option_row *row, const char *value,
                       struct fail *why)
 {
-    static const struct {
-        const char *name;
-        enum volumes_access access;
-    } ways[] = {{"auto", VOLUMES_ACCESS_AUTO},
-                {"local", VOLUMES_ACCESS_LOCAL},
-                {"api", VOLUMES_ACCESS_API}};
     for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
         if (strcmp(value, ways[i].name) == 0) {
             config->volumes.access = ways[i].access;
@@ -95,7 +106,7 @@ static const struct option_row rows[] = {
      "where dvolfs keeps its files (root: " ROOT_STORE "; else $XDG_DATA_HOME/dvolfs)"},
     {"spool", set_dir, offsetof(struct config, spool), "DIR",
      "where transient copies go (the store's .spool)"},
-    {"access", set_access, 0, "auto|api", "how volume contents are reached (auto)"},
+    {"access", set_access, 0, "auto|local|api", "how volume contents are reached (auto)"},
     {"cache", set_seconds, offsetof(struct config, cache_seconds), "SECONDS",
      "how long what was just asked may be trusted (1)"},
     {"ro", pass_on, 0, NULL, "no restoring"},
@@ -258,8 +269,7 @@ static int set_default_store(struct config *config, struct fail *why)
 static int show(struct config *config, struct fail *why)
 {
     int r = buf_printf(&config->shown, "store=%s,spool=%s,access=%s,cache=%g", config->store,
-                       config->spool, config->volumes.access == VOLUMES_ACCESS_API ? "api" : "auto",
-                       config->cache_seconds);
+                       config->spool, name_of_way(config->volumes.access), config->cache_seconds);
     return r < 0 ? fail_errno(why, -r, "options") : 0;
 }
 

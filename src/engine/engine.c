@@ -65,7 +65,7 @@ int engine_negotiate(struct engine *engine, struct cancel *cancel, struct fail *
     int r = http_exchange(
         engine->http,
         &(struct http_request){
-            .method = "GET", .path = "/_ping", .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
+            .method = "GET", .path = "/_ping", .deadline_ms = ENGINE_PING_MS, .cancel = cancel},
         &response, why);
     if (r < 0)
         return r;

@@ -22,6 +22,8 @@
 
 /* Calls that the engine answers from memory. */
 #define ENGINE_DEADLINE_MS 20000
+/* The first word: a mount on a hung engine should not take long to fail. */
+#define ENGINE_PING_MS 5000
 /* Streams: between two bytes. */
 #define ENGINE_SILENCE_MS 60000
 

@@ -3,8 +3,8 @@
  * States of a moment, under the one lock of the table:
  *
  *   NEW      nobody has asked yet; no bytes
- *   MAKING   a worker writes the spool file; `waiting` threads wait for it
- *   MADE     fd holds the archive; kept while open, or until expires_ms
+ *   MAKING   a worker makes the archive; `waiting` threads wait for it
+ *   MADE     there is an archive; kept while open, or until expires_ms
  *   GONE     made and dropped, or failed (`result`); no bytes
  *
  * Live moments (not GONE) are in the table's list, newest first.  The nodes of
@@ -14,14 +14,12 @@
  */
 #include "job/moment.h"
 
-#include "base/fd.h"
-
 #include <string.h>
 
 /* Who looked the name up is about to ask for the size, or to open. */
 #define PROMISE_MS 1000
 /* How many processes that asked for the size, and have not opened, are remembered. */
-#define MAX_ASKERS 64
+#define MAX_ASKERS 512
 
 enum state { NEW, MAKING, MADE, GONE };
 
@@ -42,10 +40,9 @@ struct moment {
     unsigned opens;
     struct cancel *cancel; /* of the making */
     int64_t begun_ms;
-    int64_t expires_ms;  /* of MADE: who asked may open until then */
-    int64_t promised_ms; /* who looked it up may ask until then */
-    int fd;
-    struct moment_info info;
+    int64_t expires_ms;      /* of MADE: who asked may open until then */
+    int64_t promised_ms;     /* who looked it up may ask until then */
+    struct archive *archive; /* of MADE */
     struct asker askers[MAX_ASKERS];
     unsigned asker_count;
 };
@@ -82,6 +79,19 @@ static void unlink_live(struct moment *moment)
     }
 }
 
+static void free_archive(void *data)
+{
+    archive_free(data);
+}
+
+/* Elsewhere, because giving a large spool file back takes the disk a while. */
+static void drop_archive(struct moment *moment)
+{
+    struct archive *archive = take(moment->archive);
+    if (archive && workers_submit(moment->table->conf.workers, free_archive, archive) < 0)
+        archive_free(archive);
+}
+
 /* With the lock, and a reference: it has no bytes any more and is found no more. */
 static void make_gone(struct moment *moment, int result)
 {
@@ -92,8 +102,7 @@ static void make_gone(struct moment *moment, int result)
         moment->refs--; /* the table's: not the last */
     moment->state = GONE;
     moment->result = result;
-    cleanup_close_impl(&moment->fd);
-    moment->fd = -1;
+    drop_archive(moment);
 }
 
 static struct moment *moment_new(struct moments *table, const char *volume)
@@ -102,7 +111,6 @@ static struct moment *moment_new(struct moments *table, const char *volume)
     if (!moment)
         return NULL;
     moment->refs = 1;
-    moment->fd = -1;
     moment->table = table;
     moment->serial = table->next_serial++;
     moment->cancel = cancel_new();
@@ -240,27 +248,8 @@ struct moment *moment_find(struct moments *moments, const char *volume, pid_t pr
 
 /* ---- the making --------------------------------------------------------------- */
 
-/* The archive in a new spool file, as *ret_fd. */
-static int fill_spool(struct moment *moment, int *ret_fd, struct moment_info *ret_info,
-                      struct fail *why)
-{
-    const struct moments_conf *conf = &moment->table->conf;
-    cleanup_close int fd = spool_file(conf->spool, why);
-    if (fd < 0)
-        return fd;
-    struct volumes_summary summary;
-    int r = volumes_read(conf->volumes, moment->volume, fd, moment->cancel, &summary, why);
-    if (r < 0)
-        return r;
-    *ret_info =
-        (struct moment_info){.bytes = summary.bytes,
-                             .newest = {.tv_sec = summary.newest_s, .tv_nsec = summary.newest_ns}};
-    *ret_fd = take_fd(&fd);
-    return 0;
-}
-
-/* With the lock: what became of the making. */
-static void note_made(struct moment *moment, int r, int *fd, const struct moment_info *info)
+/* With the lock: what became of the making.  Takes the archive. */
+static void note_made(struct moment *moment, int r, struct archive **archive)
 {
     if (moment->state != MAKING) /* given up meanwhile */
         return;
@@ -268,8 +257,7 @@ static void note_made(struct moment *moment, int r, int *fd, const struct moment
         make_gone(moment, r);
         return;
     }
-    moment->fd = take_fd(fd);
-    moment->info = *info;
+    moment->archive = take(*archive);
     moment->state = MADE;
     (void)ref(moment);
     int64_t cache_ms = moment->table->cache_ms;
@@ -283,9 +271,9 @@ static void make(void *data)
     struct moment *moment = data;
     struct moments *table = moment->table;
     struct fail why = FAIL_INIT;
-    cleanup_close int fd = -1;
-    struct moment_info info = {0};
-    int r = fill_spool(moment, &fd, &info, &why);
+    struct archive *archive cleanup_archive = NULL;
+    int r = archive_make(table->conf.volumes, table->conf.spool, table->conf.log, moment->volume,
+                         moment->cancel, &archive, &why);
     if (r < 0 && r != -EINTR)
         log_event(table->conf.log, "%s/snapshots/now.tar: %s", moment->volume, fail_text(&why, r));
     bool last;
@@ -293,7 +281,7 @@ static void make(void *data)
         /* Everything that needs the table is done before it may be freed: see
          * cancel_all. */
         scoped_lock(&table->lock);
-        note_made(moment, r, &fd, &info);
+        note_made(moment, r, &archive);
         last = unref_locked(moment);
         table->making--;
         (void)pthread_cond_broadcast(&table->changed);
@@ -354,7 +342,7 @@ static bool is_abandoned(struct moment *moment)
 }
 
 static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *cancel,
-               struct moment_info *ret_info)
+               struct archive_info *ret_info)
 {
     struct moments *table = moment->table;
     struct cancel_hook hook = {.run = wake_waiting, .data = table};
@@ -368,7 +356,7 @@ static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *
         if (r == 0 && opens)
             moment->opens++;
         if (r == 0 && ret_info)
-            *ret_info = moment->info;
+            *ret_info = archive_info(moment->archive);
         if (r == -EINTR)
             abandoned = is_abandoned(moment);
     }
@@ -379,7 +367,7 @@ static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *
 }
 
 int moment_stat(struct moment *moment, pid_t process, struct cancel *cancel,
-                struct moment_info *ret_info)
+                struct archive_info *ret_info)
 {
     return ask(moment, process, false, cancel, ret_info);
 }
@@ -389,12 +377,12 @@ int moment_open(struct moment *moment, pid_t process, struct cancel *cancel)
     return ask(moment, process, true, cancel, NULL);
 }
 
-bool moment_peek(struct moment *moment, struct moment_info *ret_info)
+bool moment_peek(struct moment *moment, struct archive_info *ret_info)
 {
     scoped_lock(&moment->table->lock);
     if (moment->state != MADE)
         return false;
-    *ret_info = moment->info;
+    *ret_info = archive_info(moment->archive);
     return true;
 }
 
@@ -408,14 +396,13 @@ void moment_close(struct moment *moment)
 
 ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset)
 {
-    /* fd and bytes do not change while it is open. */
-    if (offset >= moment->info.bytes)
-        return 0;
-    if (len > moment->info.bytes - offset)
-        len = (size_t)(moment->info.bytes - offset);
-    ssize_t n = fd_pread_full(moment->fd, data, len, offset);
-    /* Less than was written is not an end of file, it is a broken disk. */
-    return n >= 0 && (size_t)n < len ? -EIO : n;
+    struct fail why = FAIL_INIT;
+    /* The archive does not go while it is open. */
+    ssize_t n = archive_read(moment->archive, data, len, offset, &why);
+    if (n < 0)
+        log_event(moment->table->conf.log, "%s/snapshots/now.tar: at %llu: %s", moment->volume,
+                  (unsigned long long)offset, fail_text(&why, (int)n));
+    return n;
 }
 
 /* ---- the table -------------------------------------------------------------------- */

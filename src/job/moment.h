@@ -13,9 +13,8 @@
  *   - otherwise it is a new one.
  * So `write; cp` always copies what was written, and stat and open agree.
  *
- * Its bytes lie in the spool from the moment they come until a second after its
- * name was last looked up, or for as long as it is open or may still be opened.  Any thread may
- * call.
+ * It is kept until a second after its name was last looked up, or for as long as
+ * it is open or may still be opened.  Any thread may call.
  */
 #ifndef DVOLFS_JOB_MOMENT_H
 #define DVOLFS_JOB_MOMENT_H
@@ -24,7 +23,7 @@
 #include "base/fail.h"
 #include "base/log.h"
 #include "base/workers.h"
-#include "job/spool.h"
+#include "job/archive.h"
 #include "volume/volumes.h"
 
 #include <stdbool.h>
@@ -61,27 +60,23 @@ void moment_unref(struct moment *moment);
 /* A number no other moment of this process has. */
 uint64_t moment_serial(const struct moment *moment);
 
-struct moment_info {
-    uint64_t bytes;
-    struct timespec newest; /* the newest change in the volume */
-};
-
 /*
  * Makes the archive, where it is not made yet, and waits for it.  When all who
- * wait have given up, its making is cancelled.  Blocks.  Errors as volumes_read;
+ * wait have given up, its making is cancelled.  Blocks.  Errors as archive_make;
  * -ESTALE: it was made and is gone again.  The reason of a failure is logged here.
  */
 must_check int moment_stat(struct moment *moment, pid_t process, struct cancel *cancel,
-                           struct moment_info *ret_info);
+                           struct archive_info *ret_info);
 
 /* Whether it is made, and what moment_stat would say.  Never blocks. */
-bool moment_peek(struct moment *moment, struct moment_info *ret_info);
+bool moment_peek(struct moment *moment, struct archive_info *ret_info);
 
 /* As moment_stat, and keeps its bytes until moment_close.  Blocks. */
 must_check int moment_open(struct moment *moment, pid_t process, struct cancel *cancel);
 void moment_close(struct moment *moment);
 
-/* Of an open moment: up to len bytes at offset, fewer only at its end; -errno. */
+/* Of an open moment: up to len bytes at offset, fewer only at its end; -errno,
+ * whose reason is logged here.  Blocks on the volume's files. */
 must_check ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset);
 
 #endif

@@ -6,6 +6,7 @@
 #include "tar/convert.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 struct receiver {
     int fd; /* -1: the bytes are only looked at */
@@ -40,17 +41,32 @@ static int stream(struct helpers *helpers, const char *volume, struct receiver *
     return r == -EILSEQ ? -EIO : r;
 }
 
+/* The engine puts the volume's own path, at most this long, before a name. */
+#define VOLUME_PATH_BYTES 256
+#define DEEPEST_BYTES (4095 - VOLUME_PATH_BYTES - 255)
+
+static int note_depth(void *data, const struct tar_entry *entry, struct fail *why)
+{
+    (void)why;
+    bool *may_be_cut = data;
+    if (S_ISDIR(entry->mode) && strlen(entry->name) > DEEPEST_BYTES)
+        *may_be_cut = true;
+    return 0;
+}
+
 int api_read(struct helpers *helpers, const char *volume, int fd, struct cancel *cancel,
              struct api_summary *ret_summary, struct fail *why)
 {
-    struct tar_scan *scan cleanup_tar_scan = tar_scan_new(NULL, NULL);
+    bool may_be_cut = false;
+    struct tar_scan *scan cleanup_tar_scan = tar_scan_new(note_depth, &may_be_cut);
     if (!scan)
         return fail_errno(why, ENOMEM, "volume %s", volume);
     struct receiver receiver = {.fd = fd, .scan = scan};
     int r = stream(helpers, volume, &receiver, cancel, why);
     if (r < 0)
         return fail_prefix(why, r, "reading volume %s", volume);
-    struct api_summary summary = {.bytes = receiver.bytes, .members = tar_scan_count(scan)};
+    struct api_summary summary = {
+        .bytes = receiver.bytes, .members = tar_scan_count(scan), .may_be_cut = may_be_cut};
     tar_scan_newest(scan, &summary.newest_s, &summary.newest_ns);
     *ret_summary = summary;
     return 0;

@@ -20,6 +20,9 @@ struct api_summary {
     uint64_t members;
     int64_t newest_s; /* mtime of the newest member */
     uint32_t newest_ns;
+    /* A directory is so deep that what is in it may be missing: the engine goes by
+     * paths of at most 4095 bytes, and leaves longer ones out without a word. */
+    bool may_be_cut;
 };
 
 /*

@@ -80,6 +80,7 @@ void contents_dir_close(struct contents_dir *dir);
 /*
  * Calls fn for every file of the volume, in an archive's order, names being
  * paths, with attributes and extents.  A file that cannot be told is an error.
+ * fn's own failure is returned as it is, and its reason is fn's to tell.
  */
 must_check int contents_walk(struct contents *contents, struct cancel *cancel, contents_fn *fn,
                              void *data, struct fail *why);

@@ -109,7 +109,7 @@ static int local_walk(struct contents *contents, struct cancel *cancel, contents
             return fail_set(why, EINTR, "interrupted");
         r = hand_on(&chunk, fn, data);
         if (r < 0)
-            return fail_errno(why, -r, "listing");
+            return r;
         buf_clear(&chunk);
     }
     return r < 0 ? fail_errno(why, -r, "listing %s", path) : 0;

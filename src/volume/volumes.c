@@ -243,13 +243,15 @@ int volumes_read(struct volumes *volumes, const char *name, int fd, struct cance
     *ret_summary = (struct volumes_summary){.bytes = summary.bytes,
                                             .members = summary.members,
                                             .newest_s = summary.newest_s,
-                                            .newest_ns = summary.newest_ns};
+                                            .newest_ns = summary.newest_ns,
+                                            .may_be_cut = summary.may_be_cut};
     return 0;
 }
 
 struct lister {
     volumes_list_fn *fn;
     void *data;
+    struct fail *why;
 };
 
 static int list_member(void *data, const struct tar_entry *entry, struct fail *why)
@@ -258,10 +260,22 @@ static int list_member(void *data, const struct tar_entry *entry, struct fail *w
     return lister->fn(lister->data, entry->name, entry->mode, why);
 }
 
+static int list_file(void *data, const struct file *file)
+{
+    struct lister *lister = data;
+    return lister->fn(lister->data, file->name, file->stat.mode, lister->why);
+}
+
 int volumes_list(struct volumes *volumes, const char *name, volumes_list_fn *fn, void *data,
                  struct cancel *cancel, struct fail *why)
 {
-    struct lister lister = {.fn = fn, .data = data};
+    struct lister lister = {.fn = fn, .data = data, .why = why};
+    struct contents *contents cleanup_contents = NULL;
+    int r = volumes_contents(volumes, name, cancel, &contents, why);
+    if (r == 0)
+        return contents_walk(contents, cancel, list_file, &lister, why);
+    if (r != -ENOTSUP)
+        return r;
     return api_list(volumes->helpers, name, list_member, &lister, cancel, why);
 }
 

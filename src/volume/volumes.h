@@ -85,6 +85,7 @@ struct volumes_summary {
     uint64_t members;
     int64_t newest_s; /* the newest change in the volume, seconds since 1970 */
     uint32_t newest_ns;
+    bool may_be_cut; /* paths are so long that the engine may have left some out */
 };
 
 /*
