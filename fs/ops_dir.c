@@ -6,7 +6,7 @@
  * (list_next).  An entry's offset is its number; a lower one than was reached
  * (rewinddir(3), seekdir(3)) begins the listing anew.
  */
-#include "fs/call.h"
+#include "fs/ops_call.h"
 
 #include <stdio.h>
 #include <string.h>

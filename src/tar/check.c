@@ -188,7 +188,7 @@ static int add_name(struct tar_check *check, const struct tar_entry *entry, stru
         r = fail_set(why, EINVAL, "the archive's root is not a directory");
     if (r == 0)
         r = enter(check, entry->name, &node, why);
-    if (r < 0)
+    if (r < 0 || !node)
         return r;
     if (node->has_children && S_ISLNK(type))
         return fail_set(why, EPERM, "%s: a symlink in place of a directory with members",

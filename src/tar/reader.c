@@ -287,7 +287,9 @@ static void unescape(char *name)
     for (const char *in = name; *in; out++) {
         bool is_equals = strncmp(in, "%3D", 3) == 0;
         bool is_percent = strncmp(in, "%25", 3) == 0;
-        *out = is_equals ? '=' : *in;
+        *out = *in;
+        if (is_equals)
+            *out = '=';
         in += is_equals || is_percent ? 3 : 1;
     }
     *out = '\0';

@@ -242,7 +242,8 @@ static int make_nonce(char name[64], struct fail *why)
 static int find_nonce(const struct local *local, const char *name, const char *mountpoint,
                       struct fail *why)
 {
-    cleanup_close int fd = strstr(mountpoint, name) ? open_as_engine(local, mountpoint) : -ENOENT;
+    cleanup_close int fd =
+        mountpoint && strstr(mountpoint, name) ? open_as_engine(local, mountpoint) : -ENOENT;
     if (fd < 0)
         return fail_set(why, ENOTSUP, "the engine's volumes are not seen from here");
     return 0;

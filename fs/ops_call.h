@@ -8,8 +8,8 @@
  * on the heap and a cancel, which the kernel's interrupt (a signal to the
  * asking process) or the end of the mount raises.
  */
-#ifndef DVOLFS_FS_CALL_H
-#define DVOLFS_FS_CALL_H
+#ifndef DVOLFS_FS_OPS_CALL_H
+#define DVOLFS_FS_OPS_CALL_H
 
 #include "fs/ops.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "fs/call.h"
+#include "fs/ops_call.h"
 
 #include <string.h>
 
