@@ -1,481 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * restore/: what is written here is kept in the spool and, when it is complete
- * under the name of an archive, restored.
- *
- * A file here is one of
- *   pending   its contents are what was written so far
- *   told      its contents are the receipt of the last attempt
- * and becomes told when a close, fsync or rename tried to restore it, pending
- * again when more is written.  The written data is kept until the last writer
- * has closed, because one that was not complete at the close of one descriptor
- * may be so at that of the next (`(cat a; cat b) > x.tar`).
- *
- * Locks: an inbox's guards its list of files, a file's its state; in that order.
- * Neither is held while a restore runs: `restoring` keeps writers out meanwhile
- * (EBUSY) and makes a second close wait.
- */
-#include "fs/tree.h"
-
-#include "base/buf.h"
-#include "base/fd.h"
-#include "job/restore.h"
+/* restore/: what is written here under the name of an archive is restored when
+ * it is closed, or gets that name. */
+#include "fs/inbox.h"
 
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
-#define RECEIPT_MAX_BYTES 16384
 #define NAME_MAX_BYTES 255
-
-struct inbox_file {
-    struct node node;
-    struct inbox *inbox;
-    struct inbox_file *next; /* in the inbox's list */
-    char *name;              /* under the inbox's lock */
-
-    pthread_mutex_t lock;
-    pthread_cond_t restored; /* restoring became false */
-    bool restoring;
-    int fd; /* the written data; -1: none */
-    uint64_t bytes;
-    bool changed;    /* written to since the last attempt */
-    int write_error; /* of an earlier write: the data is not complete */
-    int result;      /* of the last attempt */
-    unsigned writers;
-    char *receipt; /* NULL: pending */
-    mode_t mode;
-    struct timespec mtime;
-};
-
-/* The restore/ of one volume; lives as long as the mount. */
-struct inbox {
-    struct tree *tree;
-    struct inbox *next;
-    char *volume;
-    struct turn turn; /* of restores of this volume: one at a time */
-    pthread_mutex_t lock;
-    struct inbox_file *files;
-};
-
-struct inboxes {
-    pthread_mutex_t lock;
-    struct inbox *first;
-    uint64_t next_serial;
-};
-
-struct handle {
-    bool writer;
-};
-
-/* The two kinds of open file; there is nothing else to know of one. */
-static struct handle reader_handle = {.writer = false};
-static struct handle writer_handle = {.writer = true};
-
-static const struct node_ops inbox_file_ops;
-
-/* ---- inboxes ------------------------------------------------------------------ */
-
-struct inboxes *inboxes_new(void)
-{
-    struct inboxes *inboxes = calloc(1, sizeof(*inboxes));
-    if (inboxes)
-        (void)pthread_mutex_init(&inboxes->lock, NULL);
-    return inboxes;
-}
-
-static void inbox_free(struct inbox *inbox)
-{
-    struct inbox_file *next;
-    for (struct inbox_file *file = inbox->files; file; file = next) {
-        next = file->next;
-        node_unref(&file->node);
-    }
-    (void)pthread_mutex_destroy(&inbox->lock);
-    turn_done(&inbox->turn);
-    free(inbox->volume);
-    free(inbox);
-}
-
-void inboxes_free(struct inboxes *inboxes)
-{
-    if (!inboxes)
-        return;
-    struct inbox *next;
-    for (struct inbox *inbox = inboxes->first; inbox; inbox = next) {
-        next = inbox->next;
-        inbox_free(inbox);
-    }
-    (void)pthread_mutex_destroy(&inboxes->lock);
-    free(inboxes);
-}
-
-static struct inbox *inbox_new(struct tree *tree, const char *volume)
-{
-    struct inbox *inbox = calloc(1, sizeof(*inbox));
-    if (!inbox || !(inbox->volume = strdup(volume))) {
-        free(inbox);
-        return NULL;
-    }
-    inbox->tree = tree;
-    turn_init(&inbox->turn);
-    (void)pthread_mutex_init(&inbox->lock, NULL);
-    return inbox;
-}
-
-/* The inbox of the volume, made where there is none; NULL without memory. */
-static struct inbox *inbox_of(struct tree *tree, const char *volume)
-{
-    struct inboxes *inboxes = tree->inboxes;
-    scoped_lock(&inboxes->lock);
-    for (struct inbox *at = inboxes->first; at; at = at->next)
-        if (strcmp(at->volume, volume) == 0)
-            return at;
-    struct inbox *inbox = inbox_new(tree, volume);
-    if (inbox) {
-        inbox->next = inboxes->first;
-        inboxes->first = inbox;
-    }
-    return inbox;
-}
-
-/* With the inbox's lock: where the file of that name hangs, or NULL there. */
-static struct inbox_file **find_file(struct inbox *inbox, const char *name)
-{
-    struct inbox_file **at = &inbox->files;
-    while (*at && strcmp((*at)->name, name) != 0)
-        at = &(*at)->next;
-    return at;
-}
-
-static uint64_t next_ino(struct inboxes *inboxes)
-{
-    scoped_lock(&inboxes->lock);
-    return INO_INBOX_FILE | ++inboxes->next_serial;
-}
-
-static struct inbox_file *inbox_file_new(struct inbox *inbox, const char *name, mode_t mode)
-{
-    struct inbox_file *file = calloc(1, sizeof(*file));
-    if (!file || !(file->name = strdup(name))) {
-        free(file);
-        return NULL;
-    }
-    node_init(&file->node, &inbox_file_ops, next_ino(inbox->tree->inboxes));
-    file->inbox = inbox;
-    file->fd = -1;
-    file->mode = mode & 0777;
-    (void)clock_gettime(CLOCK_REALTIME, &file->mtime);
-    (void)pthread_mutex_init(&file->lock, NULL);
-    (void)pthread_cond_init(&file->restored, NULL);
-    return file;
-}
-
-/* ---- one file: its data ---------------------------------------------------------- */
-
-static void inbox_file_free(struct node *node)
-{
-    struct inbox_file *file = (struct inbox_file *)node;
-    cleanup_close_impl(&file->fd);
-    (void)pthread_cond_destroy(&file->restored);
-    (void)pthread_mutex_destroy(&file->lock);
-    free(file->receipt);
-    free(file->name);
-    free(file);
-}
-
-/* With the lock: makes it pending and empty. */
-static int start_over(struct inbox_file *file)
-{
-    struct fail why = FAIL_INIT;
-    struct tree *tree = file->inbox->tree;
-    int fd = spool_file(tree->spool, &why);
-    if (fd < 0) {
-        log_event(tree->log, "%s/restore: %s", file->inbox->volume, fail_text(&why, fd));
-        return fd;
-    }
-    cleanup_close_impl(&file->fd);
-    file->fd = fd;
-    file->bytes = 0;
-    file->changed = true;
-    file->write_error = 0;
-    free(take(file->receipt));
-    return 0;
-}
-
-/* With the lock: ready to be written to, from its start where it held a receipt only. */
-static int make_pending(struct inbox_file *file)
-{
-    if (file->restoring)
-        return -EBUSY;
-    if (file->fd < 0)
-        return start_over(file);
-    free(take(file->receipt));
-    return 0;
-}
-
-static int inbox_file_getattr(struct node *node, const struct request *request,
-                              struct stat *ret_stat, double *ret_seconds)
-{
-    (void)request, (void)ret_seconds;
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    node_stat_made_up(ret_stat, S_IFREG | file->mode,
-                      file->receipt ? strlen(file->receipt) : file->bytes, &file->mtime);
-    return 0;
-}
-
-static int inbox_file_open(struct node *node, const struct request *request, int flags,
-                           struct opened *ret_opened)
-{
-    (void)request;
-    struct inbox_file *file = (struct inbox_file *)node;
-    struct handle *handle = (flags & O_ACCMODE) == O_RDONLY ? &reader_handle : &writer_handle;
-    scoped_lock(&file->lock);
-    int r = 0;
-    if (flags & O_TRUNC)
-        r = file->restoring ? -EBUSY : start_over(file);
-    if (r < 0)
-        return r;
-    file->writers += handle->writer;
-    *ret_opened = (struct opened){.handle = handle, .caching = OPEN_DIRECT};
-    return 0;
-}
-
-static ssize_t inbox_file_read(struct node *node, struct handle *handle,
-                               const struct request *request, void *data, size_t len,
-                               uint64_t offset)
-{
-    (void)handle, (void)request;
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    if (!file->receipt)
-        return file->fd >= 0 ? fd_pread_full(file->fd, data, len, offset) : 0;
-    size_t total = strlen(file->receipt);
-    if (offset >= total)
-        return 0;
-    if (len > total - offset)
-        len = total - (size_t)offset;
-    memcpy(data, file->receipt + offset, len);
-    return (ssize_t)len;
-}
-
-static ssize_t inbox_file_write(struct node *node, struct handle *handle, const void *data,
-                                size_t len, uint64_t offset)
-{
-    (void)handle;
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    int r = make_pending(file);
-    if (r == 0)
-        r = fd_pwrite_all(file->fd, data, len, offset);
-    if (r < 0) {
-        file->write_error = r;
-        file->changed = true;
-        return r;
-    }
-    if (offset + len > file->bytes)
-        file->bytes = offset + len;
-    file->changed = true;
-    (void)clock_gettime(CLOCK_REALTIME, &file->mtime);
-    return (ssize_t)len;
-}
-
-static int inbox_file_truncate(struct node *node, uint64_t size)
-{
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    /* To the size it has already: rsync --inplace, and harmless to a receipt. */
-    if (size == (file->receipt ? strlen(file->receipt) : file->bytes))
-        return 0;
-    int r = make_pending(file);
-    if (r < 0)
-        return r;
-    if (ftruncate(file->fd, (off_t)size) < 0)
-        return -errno;
-    file->bytes = size;
-    file->changed = true;
-    return 0;
-}
-
-static int inbox_file_set_times(struct node *node, const struct timespec *mtime)
-{
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    file->mtime = *mtime;
-    return 0;
-}
-
-static int inbox_file_set_mode(struct node *node, mode_t mode)
-{
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    file->mode = mode & 0777;
-    return 0;
-}
-
-static void inbox_file_release(struct node *node, struct handle *handle)
-{
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    file->writers -= handle->writer;
-    /* What was restored or refused is not needed any more. */
-    if (file->writers == 0 && file->receipt && !file->restoring) {
-        cleanup_close_impl(&file->fd);
-        file->fd = -1;
-        file->bytes = 0;
-    }
-}
-
-/* ---- restoring --------------------------------------------------------------------- */
-
-/* What writing could not complete is not looked at. */
-static int incomplete(struct inbox_file *file, const char *name, struct buf *receipt,
-                      struct fail *why)
-{
-    int r = fail_errno(why, -file->write_error, "the archive could not be received");
-    (void)!buf_printf(receipt,
-                      "refused\nvolume:  %s\narchive: %s\nreason:  %s\n"
-                      "The volume is as it was.\n",
-                      file->inbox->volume, name, why->text);
-    return r;
-}
-
-static int attempt(struct inbox_file *file, const char *name, const struct request *request,
-                   struct buf *receipt)
-{
-    struct tree *tree = file->inbox->tree;
-    struct fail why = FAIL_INIT;
-    int r;
-    if (file->write_error)
-        r = incomplete(file, name, receipt, &why);
-    else
-        r = restore_run(tree->volumes,
-                        &(struct restore_request){.volume = file->inbox->volume,
-                                                  .name = name,
-                                                  .fd = file->fd,
-                                                  .turn = &file->inbox->turn},
-                        request->cancel, receipt, &why);
-    if (r == 0)
-        log_event(tree->log, "%s/restore/%s: restored", file->inbox->volume, name);
-    else
-        log_event(tree->log, "%s/restore/%s: not restored: %s", file->inbox->volume, name,
-                  fail_text(&why, r));
-    return r;
-}
-
-static void wake_waiting(void *data)
-{
-    struct inbox_file *file = data;
-    scoped_lock(&file->lock);
-    (void)pthread_cond_broadcast(&file->restored);
-}
-
-/*
- * Waits for a restore of the file that runs, and begins the next: 1, or 0 where
- * nothing changed since the last, whose result counts; -EINTR.
- */
-static int begin_restoring(struct inbox_file *file, struct cancel *cancel)
-{
-    scoped_lock(&file->lock);
-    while (file->restoring && !cancel_is_raised(cancel))
-        (void)pthread_cond_wait(&file->restored, &file->lock);
-    if (file->restoring)
-        return -EINTR;
-    if (!file->changed)
-        return 0;
-    int r = file->fd < 0 ? start_over(file) : 0;
-    if (r < 0)
-        return r;
-    file->restoring = true;
-    file->changed = false;
-    return 1;
-}
-
-static void end_restoring(struct inbox_file *file, int result)
-{
-    scoped_lock(&file->lock);
-    file->restoring = false;
-    file->result = result;
-    (void)pthread_cond_broadcast(&file->restored);
-}
-
-/*
- * Restores what is pending, if it changed since the last attempt; the result of
- * the last attempt otherwise.  name is that of the archive, for people.
- * *ret_receipt is set after an attempt: malloc'ed, or NULL without memory.
- */
-static int restore_pending(struct inbox_file *file, const char *name, const struct request *request,
-                           char **ret_receipt)
-{
-    struct cancel_hook hook = {.run = wake_waiting, .data = file};
-    cancel_hook_add(request->cancel, &hook);
-    int r = begin_restoring(file, request->cancel);
-    cancel_hook_remove(request->cancel, &hook);
-    if (r <= 0)
-        return r < 0 ? r : file->result;
-    struct buf receipt cleanup_buf;
-    buf_init(&receipt, RECEIPT_MAX_BYTES);
-    r = attempt(file, name, request, &receipt);
-    *ret_receipt = buf_take(&receipt);
-    end_restoring(file, r);
-    return r;
-}
-
-/* Its contents are now the receipt. */
-static void tell(struct inbox_file *file, char *receipt)
-{
-    scoped_lock(&file->lock);
-    if (!receipt || file->changed) {
-        free(receipt);
-        return;
-    }
-    free(file->receipt);
-    file->receipt = receipt;
-    if (file->writers == 0) {
-        cleanup_close_impl(&file->fd);
-        file->fd = -1;
-        file->bytes = 0;
-    }
-}
-
-static char *current_name(struct inbox_file *file)
-{
-    scoped_lock(&file->inbox->lock);
-    return strdup(file->name);
-}
-
-static int inbox_file_flush(struct node *node, struct handle *handle, const struct request *request)
-{
-    struct inbox_file *file = (struct inbox_file *)node;
-    if (!handle->writer)
-        return 0;
-    cleanup_free char *name = current_name(file);
-    if (!name)
-        return -ENOMEM;
-    if (!restore_is_archive_name(name))
-        return 0; /* what counts is the rename */
-    char *receipt = NULL;
-    int r = restore_pending(file, name, request, &receipt);
-    tell(file, receipt);
-    return r;
-}
-
-static const struct node_ops inbox_file_ops = {
-    .waits = NODE_WAITS_FLUSH,
-    .free = inbox_file_free,
-    .getattr = inbox_file_getattr,
-    .open = inbox_file_open,
-    .read = inbox_file_read,
-    .write = inbox_file_write,
-    .flush = inbox_file_flush,
-    .release = inbox_file_release,
-    .truncate = inbox_file_truncate,
-    .set_times = inbox_file_set_times,
-    .set_mode = inbox_file_set_mode,
-};
-
-/* ---- the directory -------------------------------------------------------------------- */
 
 struct restore_dir {
     struct node node;
@@ -501,7 +33,7 @@ static int dir_lookup(struct node *node, const struct request *request, const ch
     (void)request, (void)ret_seconds;
     struct inbox *inbox = ((struct restore_dir *)node)->inbox;
     scoped_lock(&inbox->lock);
-    struct inbox_file *file = *find_file(inbox, name);
+    struct inbox_file *file = *inbox_find(inbox, name);
     if (!file)
         return -ENOENT;
     *ret_child = node_ref(&file->node);
@@ -544,7 +76,7 @@ static int dir_create(struct node *node, const char *name, mode_t mode, struct n
     r = inbox_file_open(&file->node, NULL, O_RDWR | O_TRUNC, ret_opened);
     if (r == 0) {
         scoped_lock(&inbox->lock);
-        struct inbox_file **at = find_file(inbox, name);
+        struct inbox_file **at = inbox_find(inbox, name);
         if (*at) {
             r = -EEXIST;
         } else {
@@ -562,7 +94,7 @@ static int dir_create(struct node *node, const char *name, mode_t mode, struct n
 /* With the lock: takes the file out of the list; its reference is the caller's. */
 static struct inbox_file *take_out(struct inbox *inbox, const char *name)
 {
-    struct inbox_file **at = find_file(inbox, name);
+    struct inbox_file **at = inbox_find(inbox, name);
     struct inbox_file *file = *at;
     if (file) {
         *at = file->next;
@@ -594,7 +126,7 @@ static int give_name(struct inbox *inbox, struct inbox_file *file, const char *f
     struct inbox_file *replaced;
     {
         scoped_lock(&inbox->lock);
-        if (*find_file(inbox, from) != file) {
+        if (*inbox_find(inbox, from) != file) {
             free(name);
             return -ENOENT;
         }
@@ -621,7 +153,7 @@ static void leave_receipt(struct inbox *inbox, const char *name, char *receipt)
     {
         scoped_lock(&inbox->lock);
         replaced = take_out(inbox, name);
-        *find_file(inbox, name) = file;
+        *inbox_find(inbox, name) = file;
     }
     if (replaced)
         node_unref(&replaced->node);
@@ -633,12 +165,12 @@ static int rename_file(struct inbox *inbox, struct inbox_file *file, const char 
     if (!restore_is_archive_name(to))
         return give_name(inbox, file, from, to);
     char *receipt = NULL;
-    int r = restore_pending(file, to, request, &receipt);
+    int r = inbox_file_restore(file, to, request, &receipt);
     if (r < 0) {
         leave_receipt(inbox, to, receipt);
         return r;
     }
-    tell(file, receipt);
+    inbox_file_tell(file, receipt);
     return give_name(inbox, file, from, to);
 }
 
@@ -652,10 +184,10 @@ static int dir_rename(struct node *node, const struct request *request, const ch
     struct inbox_file *file;
     {
         scoped_lock(&inbox->lock);
-        file = *find_file(inbox, from);
+        file = *inbox_find(inbox, from);
         if (!file)
             return -ENOENT;
-        if (no_replace && *find_file(inbox, to))
+        if (no_replace && *inbox_find(inbox, to))
             return -EEXIST;
         (void)node_ref(&file->node);
     }
