@@ -202,8 +202,14 @@ static struct handle *handle_of(const struct fuse_file_info *fi)
     return (struct handle *)(uintptr_t)fi->fh;
 }
 
-static void set_opened(struct fuse_file_info *fi, const struct opened *opened)
+static void set_opened(struct fuse_file_info *fi, const struct node *node,
+                       const struct opened *opened)
 {
+#if FUSE_MAJOR_VERSION > 3 || FUSE_MINOR_VERSION >= 11
+    fi->noflush = !node->ops->flush; /* spares a request at each close */
+#else
+    (void)node;
+#endif
     fi->fh = (uint64_t)(uintptr_t)opened->handle;
     fi->direct_io = opened->caching == OPEN_DIRECT;
     fi->keep_cache = opened->caching == OPEN_KEEP_PAGES;
@@ -218,7 +224,7 @@ static void run_open(struct call *call)
         (void)fuse_reply_err(call->req, -r);
         return;
     }
-    set_opened(&call->fi, &opened);
+    set_opened(&call->fi, call->node, &opened);
     if (fuse_reply_open(call->req, &call->fi) == -ENOENT)
         node_release(call->node, opened.handle);
 }
@@ -245,7 +251,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     if (r == 0) {
         struct node *created cleanup_node = node_ref(child);
         r = call_entry(&call, child, 0, &entry);
-        set_opened(fi, &opened);
+        set_opened(fi, created, &opened);
         bool unwanted = r == 0 && fuse_reply_create(req, &entry, fi) == -ENOENT;
         if (unwanted)
             inode_table_forget(call.front->inodes, entry.ino, 1);
