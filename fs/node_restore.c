@@ -56,10 +56,11 @@ static int check_name(struct inbox *inbox, const char *name)
         return -ENAMETOOLONG;
     if (restore_is_archive_name(name) || restore_is_temporary_name(name))
         return 0;
-    log_event(inbox->tree->log,
-              "%s/restore/%s: refused: the name must end in .tar, .tar.gz, .tar.zst, .tar.xz or "
-              ".tar.bz2",
-              inbox->volume, name);
+    log_event(
+        inbox->tree->log,
+        "%s/restore/%s: refused: the name must end in .tar, .tar.gz (.tgz), .tar.zst (.tzst), "
+        ".tar.xz (.txz) or .tar.bz2 (.tbz2)",
+        inbox->volume, name);
     return -EINVAL;
 }
 

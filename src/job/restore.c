@@ -125,7 +125,7 @@ static const char *advice(int r)
     case EINVAL:
         return "Look at the archive with: tar tvf ARCHIVE.  If it was cut off, copy it anew.";
     case EPERM:
-        return "Make the archive from inside the directory: tar -C DIR -cf x.tar .";
+        return "Members must stay within the volume.  Made from inside: tar -C DIR -cf x.tar .";
     case EISDIR:
     case ENOTDIR:
         return "Remove what is in the way from the volume, or restore into an empty volume.";

@@ -100,7 +100,8 @@ static int tar_fail(const struct tar_reader *reader, struct fail *why)
     if (archive_errno(reader->tar) == ENOMEM)
         return fail_set(why, ENOMEM, "not enough memory to read the archive");
     const char *text = archive_error_string(reader->tar);
-    return fail_set(why, EILSEQ, "the tar is damaged or cut short: %s", text ? text : "?");
+    return fail_set(why, EILSEQ, "the tar is damaged or cut short: %s",
+                    text ? text : "it ends too early");
 }
 
 /*

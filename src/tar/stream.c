@@ -147,7 +147,7 @@ static int raw_fail(struct tar_stream *stream, struct fail *why)
         return fail_set(why, ENOMEM, "not enough memory to read the archive");
     const char *text = archive_error_string(stream->raw);
     return fail_set(why, EILSEQ, "the %s data is damaged or cut short: %s", stream->kind->name,
-                    text ? text : "?");
+                    text ? text : "it ends too early");
 }
 
 static int raw_open(struct tar_stream *stream, struct fail *why)
