@@ -216,6 +216,8 @@ static ssize_t inbox_file_write(struct node *node, struct handle *handle, const 
     (void)handle;
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
+    if (file->restoring)
+        return -EBUSY;
     int r = make_pending(file);
     if (r == 0)
         r = fd_pwrite_all(file->fd, data, len, offset);

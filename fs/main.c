@@ -71,6 +71,7 @@ static int make_tree(const struct config *config, struct parts *parts, struct fa
     parts->front.inodes = root ? inode_table_new(root) : NULL;
     parts->front.workers = parts->waiters;
     parts->front.spool = parts->spool;
+    parts->front.others_may_enter = config->others_may_enter;
     return parts->front.inodes ? 0 : fail_errno(why, ENOMEM, "starting");
 }
 

@@ -10,6 +10,10 @@
 #include <sys/wait.h>
 
 #define FS_TYPE "fuse.dvolfs"
+/* Those that answer at once, or wait for this machine's disk; what waits for the
+ * engine has threads of its own. */
+#define MAX_THREADS 64
+#define MAX_IDLE_THREADS 10
 
 extern char **environ;
 
@@ -229,8 +233,18 @@ int mount_open(const struct config *config, const char *path, struct front *fron
 
 void mount_serve(struct mount *mount)
 {
-    struct fuse_loop_config config = {.clone_fd = 0, .max_idle_threads = 10};
+#if FUSE_USE_VERSION >= 312
+    struct fuse_loop_config *config = fuse_loop_cfg_create();
+    if (config) {
+        fuse_loop_cfg_set_max_threads(config, MAX_THREADS);
+        fuse_loop_cfg_set_idle_threads(config, MAX_IDLE_THREADS);
+    }
+    (void)fuse_session_loop_mt(mount->session, config);
+    fuse_loop_cfg_destroy(config);
+#else
+    struct fuse_loop_config config = {.max_idle_threads = MAX_IDLE_THREADS};
     (void)fuse_session_loop_mt(mount->session, &config);
+#endif
 }
 
 void mount_close(struct mount *mount)

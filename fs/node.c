@@ -107,6 +107,11 @@ int node_list(struct node *dir, node_emit_fn *emit, void *data)
     return dir->ops->list ? dir->ops->list(dir, emit, data) : -ENOTDIR;
 }
 
+int node_refuse(const struct node *node, int otherwise)
+{
+    return node->ops->refuse_change ? -node->ops->refuse_change : otherwise;
+}
+
 int node_refuse_create(const struct node *dir)
 {
     if (!dir->ops->lookup)
@@ -124,13 +129,14 @@ int node_create(struct node *dir, const char *name, mode_t mode, struct node **r
 
 int node_unlink(struct node *dir, const char *name)
 {
-    return dir->ops->unlink ? dir->ops->unlink(dir, name) : -EPERM;
+    return dir->ops->unlink ? dir->ops->unlink(dir, name) : node_refuse(dir, -EPERM);
 }
 
 int node_rename(struct node *dir, const struct request *request, const char *from, const char *to,
                 bool no_replace)
 {
-    return dir->ops->rename ? dir->ops->rename(dir, request, from, to, no_replace) : -EPERM;
+    return dir->ops->rename ? dir->ops->rename(dir, request, from, to, no_replace)
+                            : node_refuse(dir, -EPERM);
 }
 
 int node_open(struct node *node, const struct request *request, int flags,
@@ -177,17 +183,17 @@ int node_truncate(struct node *node, uint64_t size)
 
 int node_set_times(struct node *node, const struct timespec *mtime)
 {
-    return node->ops->set_times ? node->ops->set_times(node, mtime) : -EPERM;
+    return node->ops->set_times ? node->ops->set_times(node, mtime) : node_refuse(node, -EPERM);
 }
 
 int node_set_mode(struct node *node, mode_t mode)
 {
-    return node->ops->set_mode ? node->ops->set_mode(node, mode) : -EPERM;
+    return node->ops->set_mode ? node->ops->set_mode(node, mode) : node_refuse(node, -EPERM);
 }
 
 int node_set_owner(struct node *node)
 {
-    return node->ops->set_mode ? 0 : -EPERM;
+    return node->ops->set_mode ? 0 : node_refuse(node, -EPERM);
 }
 
 int64_t node_seek(struct node *node, struct handle *handle, const struct request *request,

@@ -6,9 +6,10 @@
  * omission.
  *
  * All operations return 0 (or a count) or a negative errno, with outputs
- * untouched on failure, and may run in several threads at once.  They block
- * only where `waits` says so: such ones run in a thread of their own, and give
- * up with -EINTR when request->cancel is raised.
+ * untouched on failure, and may run in several threads at once.  They wait for
+ * the engine only where `waits` says so: such ones run in a thread of their own,
+ * and give up with -EINTR when request->cancel is raised.  Others may wait for
+ * this machine's disk.
  */
 #ifndef DVOLFS_FS_NODE_H
 #define DVOLFS_FS_NODE_H
@@ -97,7 +98,7 @@ struct node_ops {
 
     /*
      * The child called name: a new reference.  *ret_seconds: how long the kernel
-     * may trust the name (preset to 0).  Must not block: `ls` calls it.
+     * may trust the name (preset to 0).  Must not wait for the engine: `ls` calls it.
      */
     int (*lookup)(struct node *dir, const struct request *request, const char *name,
                   struct node **ret_child, double *ret_seconds);
@@ -143,6 +144,8 @@ struct node_ops {
 
     /* ---- any ---- */
 
+    /* The errno of every change that is not offered; 0: see the dispatch below. */
+    int refuse_change;
     /* Adds a symbolic link's target. */
     int (*readlink)(struct node *node, const struct request *request, struct buf *out);
     /* Adds the value of an extended attribute; -ENODATA. */
@@ -199,6 +202,8 @@ int node_list(struct node *dir, node_emit_fn *emit, void *data);
 int node_create(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
                 struct opened *ret_opened);
 int node_refuse_create(const struct node *dir);
+/* For changes that no kind offers: refuse_change, else -errno as given. */
+int node_refuse(const struct node *node, int otherwise);
 int node_unlink(struct node *dir, const char *name);
 int node_rename(struct node *dir, const struct request *request, const char *from, const char *to,
                 bool no_replace);

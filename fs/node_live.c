@@ -37,8 +37,8 @@ struct live {
     struct live_volume *volume;
     bool is_root;
     pthread_mutex_t lock;
-    char *path; /* under the lock: another name of the file may be looked up */
-    uint64_t dev, ino;
+    char *path;       /* under the lock: another name of the file may be looked up */
+    uint64_t dev, id; /* file_identity */
 };
 
 struct lister {
@@ -282,7 +282,7 @@ static int live_lookup(struct node *dir, const struct request *request, const ch
     if (!child)
         return -ENOMEM;
     child->dev = asked.file.stat.dev;
-    child->ino = asked.file.stat.ino;
+    child->id = file_identity(&asked.file.stat);
     *ret_child = &child->node;
     *ret_seconds = live->volume->tree->cache_seconds;
     return 0;
@@ -339,7 +339,7 @@ static int live_open(struct node *node, const struct request *request, int flags
     if (r < 0)
         return r;
     struct contents_file *file;
-    r = contents_open(contents, path, live->dev, live->ino, request->cancel, &file);
+    r = contents_open(contents, path, live->dev, live->id, request->cancel, &file);
     if (r < 0)
         return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? -ESTALE : r;
     /* The handle is the file itself. */
@@ -398,7 +398,7 @@ static int emit_child(struct live *live, const struct lister *lister, const stru
     if (!child)
         return -ENOMEM;
     child->dev = file->stat.dev;
-    child->ino = file->stat.ino;
+    child->id = file_identity(&file->stat);
     struct stat st = {.st_blksize = 1 << 20};
     fill_stat(&file->stat, number, &st);
     return emit(data, file->name, &child->node, &st, live->volume->tree->cache_seconds);
@@ -444,6 +444,7 @@ static const struct node_ops live_ops = {
     .get_xattr = live_get_xattr,
     .list_xattrs = live_list_xattrs,
     .refresh = live_refresh,
+    .refuse_change = EROFS,
 };
 
 struct node *node_live_new(struct tree *tree, const char *name, uint64_t id)

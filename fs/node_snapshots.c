@@ -2,6 +2,7 @@
 /* snapshots/: now.tar, of which each moment is a file of its own. */
 #include "fs/tree.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #define NOW_TAR "now.tar"
@@ -23,7 +24,7 @@ static int now_getattr(struct node *node, const struct request *request, struct 
                        double *ret_seconds)
 {
     (void)ret_seconds; /* the next one who asks may have to wait for it to be made */
-    struct archive_info info;
+    struct now_archive_info info;
     int r = moment_stat(((struct now_tar *)node)->moment, request_process(request), request->cancel,
                         &info);
     if (r < 0)
@@ -35,7 +36,7 @@ static int now_getattr(struct node *node, const struct request *request, struct 
 /* A size once known must not be lost by a later lookup: somebody may be reading. */
 static void now_peek(struct node *node, struct stat *ret_stat)
 {
-    struct archive_info info = {0};
+    struct now_archive_info info = {0};
     (void)moment_peek(((struct now_tar *)node)->moment, &info);
     node_stat_made_up(ret_stat, S_IFREG | 0600, info.bytes, &info.newest);
 }
@@ -65,6 +66,24 @@ static void now_release(struct node *node, struct handle *handle)
     moment_close(((struct now_tar *)node)->moment);
 }
 
+/* What the archive could not give as it was when it was made: how many files. */
+#define AFFECTED "user.dvolfs.affected"
+
+static int now_get_xattr(struct node *node, const struct request *request, const char *name,
+                         struct buf *out)
+{
+    (void)request;
+    if (strcmp(name, AFFECTED) != 0)
+        return -ENODATA;
+    return buf_printf(out, "%" PRIu64, moment_affected(((struct now_tar *)node)->moment));
+}
+
+static int now_list_xattrs(struct node *node, const struct request *request, struct buf *out)
+{
+    (void)node, (void)request;
+    return buf_add(out, AFFECTED, sizeof(AFFECTED));
+}
+
 static const struct node_ops now_ops = {
     .waits = NODE_WAITS_GETATTR | NODE_WAITS_OPEN,
     .free = now_free,
@@ -73,6 +92,8 @@ static const struct node_ops now_ops = {
     .open = now_open,
     .read = now_read,
     .release = now_release,
+    .get_xattr = now_get_xattr,
+    .list_xattrs = now_list_xattrs,
 };
 
 static struct node *now_new(struct tree *tree, const char *volume, pid_t process)

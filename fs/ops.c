@@ -163,7 +163,7 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct call call;
     if (!call_init(&call, req, parent, NULL))
         return;
-    call_fail(&call, -EPERM);
+    call_fail(&call, node_refuse(call.node, -EPERM));
     call_done(&call);
 }
 
@@ -181,7 +181,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
         return;
     int r = 0;
     if (parent != new_parent)
-        r = -EXDEV; /* mv then copies */
+        r = node_refuse(call.node, -EXDEV); /* EXDEV: mv then copies */
     else if (flags & ~(unsigned)RENAME_NOREPLACE)
         r = -EINVAL;
     else if (!(call.name = strdup(name)) || !(call.new_name = strdup(new_name)))
@@ -453,22 +453,35 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     call_dispatch(&call, NODE_WAITS_LOOKUP);
 }
 
+static void refuse_xattr(fuse_req_t req, fuse_ino_t ino)
+{
+    struct call call;
+    if (!call_init(&call, req, ino, NULL))
+        return;
+    call_fail(&call, node_refuse(call.node, -ENOTSUP));
+    call_done(&call);
+}
+
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
                         size_t size, int flags)
 {
-    (void)ino, (void)name, (void)value, (void)size, (void)flags;
-    (void)fuse_reply_err(req, ENOTSUP);
+    (void)name, (void)value, (void)size, (void)flags;
+    refuse_xattr(req, ino);
 }
 
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
-    (void)ino, (void)name;
-    (void)fuse_reply_err(req, ENOTSUP);
+    (void)name;
+    refuse_xattr(req, ino);
 }
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
-    (void)userdata;
+    const struct front *front = userdata;
+    /* An ACL may give a group less than the mode tells.  It costs a request for
+     * each file of another owner, so not where only the owner of all may enter. */
+    if (front->others_may_enter)
+        conn->want |= conn->capable & FUSE_CAP_POSIX_ACL;
     /* Always: whoever lists a directory of data/ wants attributes next, and the
      * kernel's guess (AUTO) makes it ask for most of them one by one. */
     conn->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;

@@ -6,8 +6,6 @@
 #ifndef DVOLFS_FS_OPS_H
 #define DVOLFS_FS_OPS_H
 
-#define FUSE_USE_VERSION 35
-
 #include "base/workers.h"
 #include "fs/inode.h"
 #include "job/spool.h"
@@ -20,6 +18,7 @@ struct front {
     struct workers *workers; /* for requests that may wait */
     struct spool *spool;     /* whose disk statfs(2) tells of */
     struct cancel *stop;     /* raised: requests that wait give up */
+    bool others_may_enter;   /* allow_other */
 };
 
 extern const struct fuse_lowlevel_ops ops_table;

@@ -29,6 +29,7 @@ struct open_dir {
     off_t next_offset; /* of the first that waits */
     bool begun;
     bool all_listed;
+    int error; /* of the listing: told at the next reading, and until it begins anew */
 };
 
 /* ---- the open directory -------------------------------------------------------------- */
@@ -57,6 +58,7 @@ static void close_listing(struct open_dir *dir)
         dir->node->ops->list_close(dir->node, dir->lister);
     dir->lister = NULL;
     dir->begun = dir->all_listed = false;
+    dir->error = 0;
 }
 
 static void dir_free(struct open_dir *dir)
@@ -114,13 +116,12 @@ static int begin_listing(struct open_dir *dir, const struct request *request)
 /* Makes sure that an entry waits, unless there are no more. */
 static int list_more(struct open_dir *dir, const struct request *request)
 {
-    int r = 0;
-    while (r == 0 && !dir->first && !dir->all_listed) {
-        r = dir->node->ops->list_next(dir->node, dir->lister, request, take_child, dir);
+    while (dir->error == 0 && !dir->first && !dir->all_listed) {
+        int r = dir->node->ops->list_next(dir->node, dir->lister, request, take_child, dir);
         dir->all_listed = r == 0;
-        r = r > 0 ? 0 : r;
+        dir->error = r < 0 ? r : 0;
     }
-    return r;
+    return dir->first ? 0 : dir->error;
 }
 
 /* Puts the entry of that offset first. */
@@ -129,6 +130,8 @@ static int go_to(struct open_dir *dir, off_t offset, const struct request *reque
     int r = 0;
     if (!dir->begun || offset < dir->next_offset)
         r = begin_listing(dir, request);
+    if (r < 0)
+        close_listing(dir);
     while (r == 0 && dir->next_offset < offset) {
         r = list_more(dir, request);
         if (!dir->first)
@@ -136,8 +139,6 @@ static int go_to(struct open_dir *dir, off_t offset, const struct request *reque
         drop_first(dir);
         dir->next_offset++;
     }
-    if (r < 0)
-        close_listing(dir);
     return r;
 }
 

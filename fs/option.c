@@ -94,6 +94,13 @@ static int pass_on(struct config *config, const struct option_row *row, const ch
     return 0;
 }
 
+static int let_others_in(struct config *config, const struct option_row *row, const char *value,
+                         struct fail *why)
+{
+    config->others_may_enter = true;
+    return pass_on(config, row, value, why);
+}
+
 static int ignore(struct config *config, const struct option_row *row, const char *value,
                   struct fail *why)
 {
@@ -111,8 +118,8 @@ static const struct option_row rows[] = {
      "how long what was just asked may be trusted (1)"},
     {"ro", pass_on, 0, NULL, "no restoring"},
     {"rw", pass_on, 0, NULL, NULL},
-    {"allow_other", pass_on, 0, NULL, "let other users in (mount.fuse3(8))"},
-    {"allow_root", pass_on, 0, NULL, NULL},
+    {"allow_other", let_others_in, 0, NULL, "let other users in (mount.fuse3(8))"},
+    {"allow_root", let_others_in, 0, NULL, NULL},
     {"auto_unmount", pass_on, 0, NULL, NULL},
     {"dev", pass_on, 0, NULL, NULL},
     {"nodev", pass_on, 0, NULL, NULL},

@@ -22,6 +22,7 @@ struct config {
     double cache_seconds;
     struct buf fuse_options; /* those for the kernel and libfuse, comma separated */
     struct buf shown;        /* ours, as they are in force, for status.json */
+    bool others_may_enter;   /* allow_other is among them */
     bool foreground;
     bool debug; /* foreground, with the log on stderr */
 };

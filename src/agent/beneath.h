@@ -13,11 +13,22 @@
 
 #include "base/cleanup.h"
 
+#include <stdint.h>
+
 /*
  * Opens path ("" is root itself; no leading '/') with flags of open(2) plus
  * O_CLOEXEC, O_NOFOLLOW and O_NOCTTY; never creates.  The descriptor, or
  * -ELOOP: a symbolic link is in the way; -EXDEV: the path leads out; -errno.
  */
 must_check int beneath_open(int root, const char *path, int flags);
+
+/*
+ * Opens a regular file for reading.  What is there is looked at before it is
+ * opened: opening a device may do something (tapes rewind, watchdogs bite), and
+ * whoever has the directory may put one there.  The descriptor, or -ESTALE: not
+ * a regular file, or (unless both are 0) not the one of dev and ino; errors as
+ * beneath_open.
+ */
+must_check int beneath_open_regular(int root, const char *path, uint64_t dev, uint64_t ino);
 
 #endif

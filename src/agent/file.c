@@ -79,6 +79,19 @@ static int add_extents(struct buf *out, const struct file_extent *extents, size_
     return r;
 }
 
+/* splitmix64's finisher: every bit of the input tells in every bit of the output. */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+uint64_t file_identity(const struct file_stat *stat)
+{
+    return mix(mix(mix(stat->ino) ^ (uint64_t)stat->birth.s) ^ stat->birth.ns);
+}
+
 int file_write(struct buf *out, const struct file *file, const struct file_extent *extents)
 {
     size_t name_bytes = strlen(file->name) + 1, link_bytes = strlen(file->link_target) + 1;

@@ -61,6 +61,10 @@ struct file {
     bool is_sparse; /* extents tell where its data is; else it is all data */
 };
 
+/* Which file of its device it is: a hash of inode number and birth, because the
+ * number alone is soon another file's. */
+uint64_t file_identity(const struct file_stat *stat);
+
 /* Adds a record; file's extents are unpacked in `extents`.  -ENOMEM, -EMSGSIZE. */
 must_check int file_write(struct buf *out, const struct file *file,
                           const struct file_extent *extents);

@@ -56,6 +56,11 @@ static int read_stat(int dir, const char *name, struct file_stat *ret)
     return 0;
 }
 
+int inspect_open(int fd, struct file_stat *ret)
+{
+    return read_stat(fd, "", ret);
+}
+
 /* The value of one attribute behind the packed ones; it may change its length
  * between asking for that and for it. */
 static int add_xattr(const char *path, const char *name, struct buf *packed)
@@ -113,6 +118,8 @@ static int read_extents(int fd, uint64_t size, struct buf *extents)
         if (from < 0 && errno == ENXIO) /* a hole up to the end */
             break;
         off_t to = from < 0 ? -1 : lseek(fd, from, SEEK_HOLE);
+        if (to < 0 && errno == ENXIO) /* cut short since */
+            break;
         if (to < 0)
             return errno == EINVAL ? 0 : -errno; /* EINVAL: not known here */
         struct file_extent extent = {.offset = (uint64_t)from, .bytes = (uint64_t)(to - from)};
@@ -130,16 +137,22 @@ static int read_extents(int fd, uint64_t size, struct buf *extents)
     return 1;
 }
 
+/* For reading, without leaving a time of access where we may: O_NOATIME is for
+ * the owner and root. */
+static int open_quietly(int dir, const char *path, int flags)
+{
+    int fd = beneath_open(dir, path, O_RDONLY | O_NOATIME | flags);
+    return fd == -EPERM ? beneath_open(dir, path, O_RDONLY | flags) : fd;
+}
+
 /* Where fewer blocks are used than the size asks for. */
 static int find_extents(int dir, const char *name, struct file *file, struct buf *extents)
 {
     const struct file_stat *st = &file->stat;
     if (!S_ISREG(st->mode) || st->blocks >= (st->size_bytes + 511) / 512)
         return 0;
-    cleanup_close int fd = beneath_open(dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
-    if (fd == -EPERM) /* O_NOATIME is for the owner and root */
-        fd = beneath_open(dir, name, O_RDONLY | O_NONBLOCK);
-    if (fd < 0) /* unreadable: found out when it is read */
+    cleanup_close int fd = beneath_open_regular(dir, name, st->dev, st->ino);
+    if (fd < 0) /* gone or unreadable: found out when it is read */
         return 0;
     int r = read_extents(fd, st->size_bytes, extents);
     if (r <= 0)
@@ -158,6 +171,23 @@ static int read_link(int dir, const char *name, char *target, size_t room)
     return 0;
 }
 
+/* Of an unsteady file that is a link, and then none, and so on. */
+#define STAT_TRIES 16
+
+/* What it is, and where it is a symbolic link, its target. */
+static int read_stat_and_link(int dir, const char *name, struct file_stat *ret, char *target,
+                              size_t room)
+{
+    for (int tries = 0; tries < STAT_TRIES; tries++) {
+        int r = read_stat(dir, name, ret);
+        if (r == 0 && S_ISLNK(ret->mode))
+            r = read_link(dir, name, target, room);
+        if (r != -EINVAL) /* of readlink: it is none any more */
+            return r;
+    }
+    return -ENOENT;
+}
+
 /* Adds the record of dir/name ("" is dir itself), called shown. */
 static int inspect_at(int dir, const char *name, const char *shown, unsigned flags, struct buf *out)
 {
@@ -167,9 +197,7 @@ static int inspect_at(int dir, const char *name, const char *shown, unsigned fla
     struct buf extents cleanup_buf;
     buf_init(&extents, FILE_MAX_EXTENTS * sizeof(struct file_extent));
     struct file file = {.name = shown, .link_target = target};
-    int r = read_stat(dir, name, &file.stat);
-    if (r == 0 && S_ISLNK(file.stat.mode))
-        r = read_link(dir, name, target, sizeof(target));
+    int r = read_stat_and_link(dir, name, &file.stat, target, sizeof(target));
     if (r == 0 && flags & INSPECT_XATTRS)
         r = read_xattrs(dir, name, &xattrs);
     if (r == 0 && flags & INSPECT_EXTENTS)
@@ -247,7 +275,7 @@ static int fill(struct listing *listing)
 
 int listing_open(int root, const char *path, struct listing **ret_listing)
 {
-    cleanup_close int fd = beneath_open(root, path, O_RDONLY | O_DIRECTORY);
+    cleanup_close int fd = open_quietly(root, path, O_DIRECTORY);
     if (fd < 0)
         return fd;
     struct listing *listing cleanup_listing = calloc(1, sizeof(*listing));

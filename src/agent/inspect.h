@@ -49,4 +49,7 @@ must_check int listing_next(struct listing *listing, unsigned flags, size_t max_
 /* The directory that is listed. */
 int listing_fd(const struct listing *listing);
 
+/* What an open file is.  -errno. */
+must_check int inspect_open(int fd, struct file_stat *ret);
+
 #endif

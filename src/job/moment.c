@@ -40,9 +40,9 @@ struct moment {
     unsigned opens;
     struct cancel *cancel; /* of the making */
     int64_t begun_ms;
-    int64_t expires_ms;      /* of MADE: who asked may open until then */
-    int64_t promised_ms;     /* who looked it up may ask until then */
-    struct archive *archive; /* of MADE */
+    int64_t expires_ms;          /* of MADE: who asked may open until then */
+    int64_t promised_ms;         /* who looked it up may ask until then */
+    struct now_archive *archive; /* of MADE */
     struct asker askers[MAX_ASKERS];
     unsigned asker_count;
 };
@@ -79,17 +79,17 @@ static void unlink_live(struct moment *moment)
     }
 }
 
-static void free_archive(void *data)
+static void free_now_archive(void *data)
 {
-    archive_free(data);
+    now_archive_free(data);
 }
 
 /* Elsewhere, because giving a large spool file back takes the disk a while. */
 static void drop_archive(struct moment *moment)
 {
-    struct archive *archive = take(moment->archive);
-    if (archive && workers_submit(moment->table->conf.workers, free_archive, archive) < 0)
-        archive_free(archive);
+    struct now_archive *archive = take(moment->archive);
+    if (archive && workers_submit(moment->table->conf.workers, free_now_archive, archive) < 0)
+        now_archive_free(archive);
 }
 
 /* With the lock, and a reference: it has no bytes any more and is found no more. */
@@ -249,7 +249,7 @@ struct moment *moment_find(struct moments *moments, const char *volume, pid_t pr
 /* ---- the making --------------------------------------------------------------- */
 
 /* With the lock: what became of the making.  Takes the archive. */
-static void note_made(struct moment *moment, int r, struct archive **archive)
+static void note_made(struct moment *moment, int r, struct now_archive **archive)
 {
     if (moment->state != MAKING) /* given up meanwhile */
         return;
@@ -271,9 +271,9 @@ static void make(void *data)
     struct moment *moment = data;
     struct moments *table = moment->table;
     struct fail why = FAIL_INIT;
-    struct archive *archive cleanup_archive = NULL;
-    int r = archive_make(table->conf.volumes, table->conf.spool, table->conf.log, moment->volume,
-                         moment->cancel, &archive, &why);
+    struct now_archive *archive cleanup_now_archive = NULL;
+    int r = now_archive_make(table->conf.volumes, table->conf.spool, table->conf.log,
+                             moment->volume, moment->cancel, &archive, &why);
     if (r < 0 && r != -EINTR)
         log_event(table->conf.log, "%s/snapshots/now.tar: %s", moment->volume, fail_text(&why, r));
     bool last;
@@ -337,12 +337,13 @@ static bool is_abandoned(struct moment *moment)
 {
     if (moment->state != MAKING || moment->waiting)
         return false;
-    make_gone(moment, -EINTR);
+    /* Whoever asks for it now looks the name up anew. */
+    make_gone(moment, -ESTALE);
     return true;
 }
 
 static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *cancel,
-               struct archive_info *ret_info)
+               struct now_archive_info *ret_info)
 {
     struct moments *table = moment->table;
     struct cancel_hook hook = {.run = wake_waiting, .data = table};
@@ -356,7 +357,7 @@ static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *
         if (r == 0 && opens)
             moment->opens++;
         if (r == 0 && ret_info)
-            *ret_info = archive_info(moment->archive);
+            *ret_info = now_archive_info(moment->archive);
         if (r == -EINTR)
             abandoned = is_abandoned(moment);
     }
@@ -367,7 +368,7 @@ static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *
 }
 
 int moment_stat(struct moment *moment, pid_t process, struct cancel *cancel,
-                struct archive_info *ret_info)
+                struct now_archive_info *ret_info)
 {
     return ask(moment, process, false, cancel, ret_info);
 }
@@ -377,13 +378,19 @@ int moment_open(struct moment *moment, pid_t process, struct cancel *cancel)
     return ask(moment, process, true, cancel, NULL);
 }
 
-bool moment_peek(struct moment *moment, struct archive_info *ret_info)
+bool moment_peek(struct moment *moment, struct now_archive_info *ret_info)
 {
     scoped_lock(&moment->table->lock);
     if (moment->state != MADE)
         return false;
-    *ret_info = archive_info(moment->archive);
+    *ret_info = now_archive_info(moment->archive);
     return true;
+}
+
+uint64_t moment_affected(struct moment *moment)
+{
+    scoped_lock(&moment->table->lock);
+    return moment->state == MADE ? now_archive_affected(moment->archive) : 0;
 }
 
 void moment_close(struct moment *moment)
@@ -398,7 +405,7 @@ ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offs
 {
     struct fail why = FAIL_INIT;
     /* The archive does not go while it is open. */
-    ssize_t n = archive_read(moment->archive, data, len, offset, &why);
+    ssize_t n = now_archive_read(moment->archive, data, len, offset, &why);
     if (n < 0)
         log_event(moment->table->conf.log, "%s/snapshots/now.tar: at %llu: %s", moment->volume,
                   (unsigned long long)offset, fail_text(&why, (int)n));

@@ -23,7 +23,7 @@
 #include "base/fail.h"
 #include "base/log.h"
 #include "base/workers.h"
-#include "job/archive.h"
+#include "job/now_archive.h"
 #include "volume/volumes.h"
 
 #include <stdbool.h>
@@ -62,14 +62,17 @@ uint64_t moment_serial(const struct moment *moment);
 
 /*
  * Makes the archive, where it is not made yet, and waits for it.  When all who
- * wait have given up, its making is cancelled.  Blocks.  Errors as archive_make;
+ * wait have given up, its making is cancelled.  Blocks.  Errors as now_archive_make;
  * -ESTALE: it was made and is gone again.  The reason of a failure is logged here.
  */
 must_check int moment_stat(struct moment *moment, pid_t process, struct cancel *cancel,
-                           struct archive_info *ret_info);
+                           struct now_archive_info *ret_info);
 
 /* Whether it is made, and what moment_stat would say.  Never blocks. */
-bool moment_peek(struct moment *moment, struct archive_info *ret_info);
+bool moment_peek(struct moment *moment, struct now_archive_info *ret_info);
+
+/* How many files are not in it as they were when it was made, so far.  Never blocks. */
+uint64_t moment_affected(struct moment *moment);
 
 /* As moment_stat, and keeps its bytes until moment_close.  Blocks. */
 must_check int moment_open(struct moment *moment, pid_t process, struct cancel *cancel);

@@ -98,7 +98,11 @@ static int check_and_write(struct volumes *volumes, const struct restore_request
         return r;
     if (cancel_is_raised(cancel))
         return fail_set(why, EINTR, "interrupted");
-    return volumes_write(volumes, request->volume, request->fd, NULL, ret_begun, why);
+    /* Again: what was checked since may have taken long. */
+    r = volumes_check_unused(volumes, request->volume, cancel, why);
+    if (r < 0)
+        return r;
+    return volumes_write(volumes, request->volume, request->fd, cancel, ret_begun, why);
 }
 
 static int run(struct volumes *volumes, const struct restore_request *request,

@@ -108,7 +108,7 @@ int api_write(struct helpers *helpers, const char *volume, int fd, struct cancel
         return r;
     struct sender sender = {.convert = convert};
     r = engine_archive_put(helper_engine(helper), helper_container(helper), "/", send_piece,
-                           &sender, cancel, why);
+                           &sender, NULL, why);
     *ret_begun = sender.begun;
     return r < 0 ? fail_prefix(why, r, "writing volume %s", volume) : 0;
 }

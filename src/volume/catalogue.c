@@ -34,9 +34,7 @@ struct view {
 };
 
 struct catalogue {
-    struct engine *engine;
-    struct log *log;
-    const char *ignore_label;
+    struct catalogue_conf conf;
     struct cancel *stop;
     pthread_t follower;
     pthread_t lister;
@@ -167,11 +165,11 @@ static int list_everything(struct catalogue *catalogue, struct fail *why)
     struct view *view cleanup_view = view_new();
     if (!view)
         return fail_errno(why, ENOMEM, "listing volumes");
-    int r = engine_volume_list(catalogue->engine, catalogue->stop, &view->volumes, why);
+    int r = engine_volume_list(catalogue->conf.engine, catalogue->stop, &view->volumes, why);
     if (r == 0)
-        r = engine_container_list(catalogue->engine, catalogue->ignore_label, false,
+        r = engine_container_list(catalogue->conf.engine, catalogue->conf.ignore_label, false,
                                   catalogue->stop, &view->containers, why);
-    if (r == 0 && (r = index_volumes(view, catalogue->log)) < 0)
+    if (r == 0 && (r = index_volumes(view, catalogue->conf.log)) < 0)
         r = fail_errno(why, -r, "listing volumes");
     if (r < 0)
         return r;
@@ -241,7 +239,7 @@ static void on_connected(void *data)
         catalogue->lost_since = 0;
     }
     if (was_lost)
-        log_event(catalogue->log, "the engine is back");
+        log_event(catalogue->conf.log, "the engine is back");
     mark_stale(catalogue);
 }
 
@@ -261,7 +259,16 @@ static void note_lost(struct catalogue *catalogue, int r, const struct fail *why
             catalogue->lost_since = time(NULL);
     }
     if (first)
-        log_event(catalogue->log, "lost the engine: %s", fail_text(why, r));
+        log_event(catalogue->conf.log, "lost the engine: %s", fail_text(why, r));
+}
+
+/* An engine that comes back may be another version, or another engine. */
+static int greet(struct catalogue *catalogue, struct fail *why)
+{
+    int r = engine_negotiate(catalogue->conf.engine, catalogue->stop, why);
+    if (r == 0)
+        catalogue->conf.back(catalogue->conf.data);
+    return r;
 }
 
 static void *follower_main(void *arg)
@@ -270,16 +277,13 @@ static void *follower_main(void *arg)
     const struct engine_events_listener listener = {.connected = on_connected,
                                                     .event = on_event,
                                                     .data = catalogue,
-                                                    .ignore_label = catalogue->ignore_label};
+                                                    .ignore_label = catalogue->conf.ignore_label};
     unsigned delay_ms = RETRY_FIRST_MS;
     do {
         struct fail why = FAIL_INIT;
-        /* An engine that comes back may be another version. */
-        int r = catalogue_lost_since(catalogue)
-                    ? engine_negotiate(catalogue->engine, catalogue->stop, &why)
-                    : 0;
+        int r = catalogue_lost_since(catalogue) ? greet(catalogue, &why) : 0;
         if (r == 0)
-            r = engine_events_follow(catalogue->engine, &listener, catalogue->stop, &why);
+            r = engine_events_follow(catalogue->conf.engine, &listener, catalogue->stop, &why);
         if (r == -EINTR)
             break;
         if (catalogue_lost_since(catalogue) == 0) /* it had been connected */
@@ -306,17 +310,15 @@ static int start_threads(struct catalogue *catalogue, struct fail *why)
     return 0;
 }
 
-int catalogue_start(struct engine *engine, struct log *log, const char *ignore_label,
-                    struct catalogue **ret_catalogue, struct fail *why)
+int catalogue_start(const struct catalogue_conf *conf, struct catalogue **ret_catalogue,
+                    struct fail *why)
 {
     struct catalogue *catalogue cleanup(cleanup_catalogue_impl) = calloc(1, sizeof(*catalogue));
     if (!catalogue)
         return fail_errno(why, ENOMEM, "listing volumes");
     (void)pthread_mutex_init(&catalogue->lock, NULL);
     (void)pthread_cond_init(&catalogue->stale_changed, NULL);
-    catalogue->engine = engine;
-    catalogue->log = log;
-    catalogue->ignore_label = ignore_label;
+    catalogue->conf = *conf;
     catalogue->next_id = 1;
     catalogue->stop = cancel_new();
     catalogue->view = view_new();

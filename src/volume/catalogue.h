@@ -24,7 +24,7 @@ struct view;
 struct view_volume {
     const char *name;
     const char *json; /* the engine's own object */
-    uint64_t id;      /* from 1; another one where the volume had gone in between */
+    uint64_t id;      /* from 1; another one where a listing in between lacked it */
 };
 
 /* One container that refers to a volume, running or not. */
@@ -36,14 +36,23 @@ struct view_user {
     bool writable;
 };
 
+struct catalogue_conf {
+    struct engine *engine;
+    struct log *log;
+    const char *ignore_label; /* containers that carry it are left out everywhere */
+    /* Called in a thread of the catalogue's when the engine is back after it was
+     * lost: it may be another one.  May block. */
+    void (*back)(void *data);
+    void *data;
+};
+
 /*
  * Lists everything once (blocking; its failure is the result), then follows the
- * engine in two threads of its own until catalogue_stop.  Containers with the
- * label ignore_label are left out everywhere.  engine, log and ignore_label
- * must outlive the catalogue.
+ * engine in two threads of its own until catalogue_stop.  Copies *conf, what it
+ * points to must outlive the catalogue.
  */
-must_check int catalogue_start(struct engine *engine, struct log *log, const char *ignore_label,
-                               struct catalogue **ret_catalogue, struct fail *why);
+must_check int catalogue_start(const struct catalogue_conf *conf, struct catalogue **ret_catalogue,
+                               struct fail *why);
 
 /* Ends the threads and frees.  Views that are held stay valid.  NULL is allowed. */
 void catalogue_stop(struct catalogue *catalogue);

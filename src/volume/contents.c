@@ -55,11 +55,11 @@ int contents_walk(struct contents *contents, struct cancel *cancel, contents_fn 
     return contents->ops->walk(contents, cancel, fn, data, why);
 }
 
-int contents_open(struct contents *contents, const char *path, uint64_t dev, uint64_t ino,
+int contents_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
                   struct cancel *cancel, struct contents_file **ret_file)
 {
     struct contents_file *file;
-    int r = contents->ops->open(contents, path, dev, ino, cancel, &file);
+    int r = contents->ops->open(contents, path, dev, id, cancel, &file);
     if (r < 0)
         return r;
     file->contents = contents_ref(contents);

@@ -3,8 +3,9 @@
  * The contents of one volume, file by file: by a way that can tell and open
  * single files (local, agent).  Read only.
  *
- * Any thread may call.  All calls block on the disk, or on the helper, and give
- * up with -EINTR when cancel is raised.  Nothing leads out of the volume.
+ * Any thread may call.  All calls block on the disk; contents_walk, which may take
+ * long, gives up with -EINTR when cancel is raised, the others where they can.  Nothing leads out
+ * of the volume.
  */
 #ifndef DVOLFS_VOLUME_CONTENTS_H
 #define DVOLFS_VOLUME_CONTENTS_H
@@ -31,7 +32,7 @@ struct contents_ops {
     void (*dir_close)(struct contents_dir *dir);
     int (*walk)(struct contents *contents, struct cancel *cancel, contents_fn *fn, void *data,
                 struct fail *why);
-    int (*open)(struct contents *contents, const char *path, uint64_t dev, uint64_t ino,
+    int (*open)(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
                 struct cancel *cancel, struct contents_file **ret_file);
     ssize_t (*read)(struct contents_file *file, void *data, size_t len, uint64_t offset,
                     struct cancel *cancel);
@@ -86,11 +87,11 @@ must_check int contents_walk(struct contents *contents, struct cancel *cancel, c
                              void *data, struct fail *why);
 
 /*
- * Opens a regular file for reading, provided it is still the one of dev and ino:
- * else -ESTALE.  -ENOENT, -ENOTDIR, -ELOOP: gone; -errno of openat2(2).
+ * Opens a regular file for reading, provided it is still the one of dev and id
+ * (file_identity): else -ESTALE.  -ENOENT, -ENOTDIR, -ELOOP: gone; -errno of openat2(2).
  */
-must_check int contents_open(struct contents *contents, const char *path, uint64_t dev,
-                             uint64_t ino, struct cancel *cancel, struct contents_file **ret_file);
+must_check int contents_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
+                             struct cancel *cancel, struct contents_file **ret_file);
 
 /* Up to len bytes at offset, fewer only at the file's end; -errno. */
 must_check ssize_t contents_read(struct contents_file *file, void *data, size_t len,

@@ -24,12 +24,14 @@
 #include <string.h>
 #include <time.h>
 
+#define IMAGE_LABEL "dvolfs.image"
 #define LABEL_VOLUME "dvolfs.volume" /* on a helper, for people */
 #define LABEL_PROBE "dvolfs.made-by" /* on a volume that our creation made by mistake */
 #define IMAGE_TAG "empty-1"
 #define IMAGE HELPER_IMAGE ":" IMAGE_TAG
 
 #define RETRY_SECONDS 1
+#define REMOVE_TRIES 5
 #define STRAY_SECONDS 30
 #define STRAY_INTERVAL_SECONDS 2
 #define STOP_STRAY_SECONDS 2   /* at the end of the mount */
@@ -41,6 +43,7 @@
 struct helper {
     struct helpers *helpers;
     char *id;
+    unsigned tries;      /* to remove it */
     struct helper *next; /* in the list of open ones, or of those to be removed */
 };
 
@@ -56,6 +59,7 @@ struct helpers {
     struct helper *to_remove;
     unsigned slots_used;
     unsigned removals; /* counts what has been removed */
+    unsigned long long creations;
     bool stopping;
     time_t stop_by;
     time_t strays_until; /* 0: none expected */
@@ -82,7 +86,7 @@ static void wait_until(struct helpers *helpers, time_t until)
 static int make_image(struct helpers *helpers, struct cancel *cancel, struct fail *why)
 {
     static const char empty_tar[1024]; /* two blocks of zeros: no member */
-    int r = engine_image_import(helpers->engine, HELPER_IMAGE, IMAGE_TAG, HELPER_LABEL "=image",
+    int r = engine_image_import(helpers->engine, HELPER_IMAGE, IMAGE_TAG, IMAGE_LABEL "=1",
                                 empty_tar, sizeof(empty_tar), cancel, why);
     if (r < 0)
         return fail_prefix(why, r, "making the helper's image");
@@ -123,6 +127,9 @@ static bool is_known(struct helpers *helpers, const char *id)
 /* Whether a container that carries our label should go. */
 static bool is_orphan(struct helpers *helpers, const struct engine_container *container)
 {
+    /* A helper is never started: one that runs is somebody's own. */
+    if (strcmp(container->state, "created") != 0)
+        return false;
     if (strcmp(container->label, helpers->owner) == 0)
         return !is_known(helpers, container->id);
     switch (owner_check(container->label, container->created_s)) {
@@ -167,6 +174,25 @@ static void look_for_strays(struct helpers *helpers)
     helpers->next_stray_look = now_s() + (helpers->stopping ? 1 : STRAY_INTERVAL_SECONDS);
 }
 
+/* With the lock. */
+static void expect_strays(struct helpers *helpers)
+{
+    helpers->strays_until = now_s() + STRAY_SECONDS;
+    helpers->next_stray_look = now_s();
+}
+
+/* With the lock: how many stand before it. */
+static unsigned append_to_remove(struct helpers *helpers, struct helper *helper)
+{
+    unsigned ahead = 0;
+    helper->next = NULL;
+    struct helper **last = &helpers->to_remove;
+    for (; *last; last = &(*last)->next)
+        ahead++;
+    *last = helper;
+    return ahead;
+}
+
 /* Removes the first of the list.  Called with the lock, which it lets go meanwhile. */
 static void remove_first(struct helpers *helpers)
 {
@@ -174,12 +200,15 @@ static void remove_first(struct helpers *helpers)
     (void)pthread_mutex_unlock(&helpers->lock);
     int r = engine_container_remove(helpers->engine, helper->id, NULL, NULL);
     (void)pthread_mutex_lock(&helpers->lock);
-    if (r < 0 && r != -ENOENT) {
+    /* Only this thread takes from the list; others append. */
+    helpers->to_remove = helper->next;
+    if (r < 0 && r != -ENOENT && ++helper->tries < REMOVE_TRIES) {
+        append_to_remove(helpers, helper); /* behind those that may fare better */
         wait_until(helpers, now_s() + RETRY_SECONDS);
         return;
     }
-    /* Only this thread takes from the list; others append. */
-    helpers->to_remove = helper->next;
+    if (r < 0 && r != -ENOENT) /* from now on it is a stray */
+        expect_strays(helpers);
     helper_free(helper);
     helpers->removals++;
     helpers->slots_used--;
@@ -348,7 +377,7 @@ static cJSON *add_object(cJSON *parent, const char *key)
     return cJSON_AddObjectToObject(parent, key);
 }
 
-static bool add_mount(cJSON *host, const char *volume, bool writable, const char *owner)
+static bool add_mount(cJSON *host, const char *volume, bool writable, const char *mark)
 {
     cJSON *mount = cJSON_CreateObject();
     cJSON *mounts = cJSON_AddArrayToObject(host, "Mounts");
@@ -364,11 +393,12 @@ static bool add_mount(cJSON *host, const char *volume, bool writable, const char
            cJSON_AddStringToObject(mount, "Target", HELPER_MOUNT) &&
            cJSON_AddBoolToObject(mount, "ReadOnly", !writable) && options &&
            cJSON_AddBoolToObject(options, "NoCopy", 1) &&
-           cJSON_AddStringToObject(add_object(options, "Labels"), LABEL_PROBE, owner);
+           cJSON_AddStringToObject(add_object(options, "Labels"), LABEL_PROBE, mark);
 }
 
 /* The body of the creation; malloc'ed, NULL without memory. */
-static char *container_json(struct helpers *helpers, const char *volume, bool writable)
+static char *container_json(struct helpers *helpers, const char *volume, bool writable,
+                            const char *mark)
 {
     cJSON *root = cJSON_CreateObject();
     cJSON *cmd = cJSON_AddArrayToObject(root, "Cmd");
@@ -386,7 +416,7 @@ static char *container_json(struct helpers *helpers, const char *volume, bool wr
                * only (moby issue 43698). */
               cJSON_AddStringToObject(host, "UsernsMode", "host") &&
               cJSON_AddStringToObject(log, "Type", "none") &&
-              add_mount(host, volume, writable, helpers->owner);
+              add_mount(host, volume, writable, mark);
     char *text = ok ? cJSON_PrintUnformatted(root) : NULL;
     cJSON_Delete(root);
     return text;
@@ -397,12 +427,13 @@ static char *container_json(struct helpers *helpers, const char *volume, bool wr
  * one, whose backup would be empty as well.  An existing volume's labels are
  * not touched, so our label on it proves that it is such a one.
  */
-static int probe_volume(struct helpers *helpers, const char *volume, const char *id,
-                        struct fail *why)
+static int probe_volume(struct helpers *helpers, const char *volume, const char *mark,
+                        const char *id, struct fail *why)
 {
     cleanup_free char *made_by = NULL;
     int r = engine_volume_label(helpers->engine, volume, LABEL_PROBE, NULL, &made_by, why);
-    if (r < 0 || !made_by)
+    /* Another creation's mark is on a volume that was kept: that one is somebody's. */
+    if (r < 0 || !made_by || strcmp(made_by, mark) != 0)
         return r;
     if (engine_container_remove(helpers->engine, id, NULL, NULL) == 0)
         (void)!engine_volume_remove(helpers->engine, volume, NULL, NULL);
@@ -416,8 +447,7 @@ static int create_once(struct helpers *helpers, const char *json, struct cancel 
     int r = engine_container_create(helpers->engine, json, cancel, ret_id, why);
     if (r < 0 && r != -ENOENT) {
         scoped_lock(&helpers->lock);
-        helpers->strays_until = now_s() + STRAY_SECONDS;
-        helpers->next_stray_look = now_s();
+        expect_strays(helpers);
         (void)pthread_cond_broadcast(&helpers->changed);
     }
     return r;
@@ -439,11 +469,20 @@ static int create(struct helpers *helpers, const char *json, struct cancel *canc
     return r == -ENOENT ? fail_prefix(why, -EIO, "making a helper") : r;
 }
 
+/* What no other creation, of this process or another, has. */
+static void make_mark(struct helpers *helpers, char *mark, size_t room)
+{
+    scoped_lock(&helpers->lock);
+    (void)snprintf(mark, room, "%s:%llu", helpers->owner, helpers->creations++);
+}
+
 static int set_up(struct helper *helper, const char *volume, bool writable, struct cancel *cancel,
                   struct fail *why)
 {
     struct helpers *helpers = helper->helpers;
-    cleanup_free char *json = container_json(helpers, volume, writable);
+    char mark[2 * OWNER_BYTES];
+    make_mark(helpers, mark, sizeof(mark));
+    cleanup_free char *json = container_json(helpers, volume, writable, mark);
     if (!json)
         return fail_errno(why, ENOMEM, "volume %s", volume);
     char *id = NULL;
@@ -454,7 +493,7 @@ static int set_up(struct helper *helper, const char *volume, bool writable, stru
         scoped_lock(&helpers->lock);
         helper->id = id;
     }
-    return probe_volume(helpers, volume, id, why);
+    return probe_volume(helpers, volume, mark, id, why);
 }
 
 int helper_open(struct helpers *helpers, const char *volume, bool writable, struct cancel *cancel,
@@ -495,12 +534,7 @@ void helper_close(struct helper *helper)
     }
     /* First in, first out: it is gone once as many have been removed as stand in
      * the list now. */
-    helper->next = NULL;
-    unsigned target = helpers->removals + 1;
-    struct helper **last = &helpers->to_remove;
-    for (; *last; last = &(*last)->next)
-        target++;
-    *last = helper;
+    unsigned target = helpers->removals + 1 + append_to_remove(helpers, helper);
     (void)pthread_cond_broadcast(&helpers->changed);
     time_t until = now_s() + CLOSE_WAIT_SECONDS;
     while ((int)(target - helpers->removals) > 0 && now_s() < until)

@@ -4,11 +4,14 @@
 #include "agent/beneath.h"
 #include "agent/walk.h"
 #include "base/fd.h"
+#include "engine/json.h"
 #include "engine/volumes.h"
+#include "volume/owner.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/openat2.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -19,6 +22,7 @@
 #define CHUNK_MAX_BYTES ((size_t)64 << 20)
 
 struct local {
+    atomic_int refs;
     int engine_root;
 };
 
@@ -115,18 +119,18 @@ static int local_walk(struct contents *contents, struct cancel *cancel, contents
     return r < 0 ? fail_errno(why, -r, "listing %s", path) : 0;
 }
 
-static int local_file_open(struct contents *contents, const char *path, uint64_t dev, uint64_t ino,
+static int local_file_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
                            struct cancel *cancel, struct contents_file **ret_file)
 {
     (void)cancel;
-    /* O_NONBLOCK: the name may be a fifo's by now. */
-    cleanup_close int fd = beneath_open(root_of(contents), path, O_RDONLY | O_NONBLOCK | O_NOATIME);
+    cleanup_close int fd = beneath_open_regular(root_of(contents), path, 0, 0);
     if (fd < 0)
         return fd;
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISREG(st.st_mode) || st.st_dev != dev || st.st_ino != ino)
+    struct file_stat st;
+    int r = inspect_open(fd, &st);
+    if (r < 0)
+        return r;
+    if (st.dev != dev || file_identity(&st) != id)
         return -ESTALE;
     struct local_file *file = calloc(1, sizeof(*file));
     if (!file)
@@ -233,17 +237,27 @@ static int make_nonce(char name[64], struct fail *why)
     uint64_t random[2];
     if (getrandom(random, sizeof(random), 0) != sizeof(random))
         return fail_errno(why, errno, "getrandom");
-    (void)snprintf(name, 64, "dvolfs-probe-%016" PRIx64 "%016" PRIx64, random[0], random[1]);
+    (void)snprintf(name, 64, LOCAL_PREFIX "%016" PRIx64 "%016" PRIx64, random[0], random[1]);
     return 0;
 }
 
-/* Whether the new volume appears at its place here; where its name does not end
+/* Whether a whole component of the path is the name. */
+static bool has_component(const char *path, const char *name)
+{
+    size_t len = strlen(name);
+    for (const char *at = path; (at = strstr(at, name)); at += len)
+        if (at > path && at[-1] == '/' && (at[len] == '/' || !at[len]))
+            return true;
+    return false;
+}
+
+/* Whether the new volume appears at its place here; where its name is no part of
  * the place, it proves nothing. */
 static int find_nonce(const struct local *local, const char *name, const char *mountpoint,
                       struct fail *why)
 {
     cleanup_close int fd =
-        mountpoint && strstr(mountpoint, name) ? open_as_engine(local, mountpoint) : -ENOENT;
+        mountpoint && has_component(mountpoint, name) ? open_as_engine(local, mountpoint) : -ENOENT;
     if (fd < 0)
         return fail_set(why, ENOTSUP, "the engine's volumes are not seen from here");
     return 0;
@@ -251,11 +265,14 @@ static int find_nonce(const struct local *local, const char *name, const char *m
 
 static int prove(struct engine *engine, const struct local *local, struct fail *why)
 {
-    char name[64];
+    char name[64], owner[OWNER_BYTES];
     cleanup_free char *mountpoint = NULL;
-    int r = make_nonce(name, why);
+    int r = owner_self(owner);
+    if (r < 0)
+        return fail_set(why, -r, "/proc does not say who this process is");
+    r = make_nonce(name, why);
     if (r == 0)
-        r = engine_volume_create(engine, name, LOCAL_LABEL, "1", NULL, &mountpoint, why);
+        r = engine_volume_create(engine, name, LOCAL_LABEL, owner, NULL, &mountpoint, why);
     if (r < 0)
         return r;
     r = find_nonce(local, name, mountpoint, why);
@@ -278,20 +295,53 @@ int local_open(struct engine *engine, struct local **ret_local, struct fail *why
     struct local *local = calloc(1, sizeof(*local));
     if (!local)
         return fail_errno(why, ENOMEM, "local access");
+    atomic_init(&local->refs, 1);
     local->engine_root = take_fd(&root);
     int r = prove(engine, local, why);
     if (r < 0) {
-        local_close(local);
+        local_unref(local);
         return r;
     }
     *ret_local = local;
     return 0;
 }
 
-void local_close(struct local *local)
+struct local *local_ref(struct local *local)
 {
-    if (!local)
+    atomic_fetch_add(&local->refs, 1);
+    return local;
+}
+
+void local_unref(struct local *local)
+{
+    if (!local || atomic_fetch_sub(&local->refs, 1) != 1)
         return;
     (void)close(local->engine_root);
     free(local);
+}
+
+/* Whether the volume is a proof that a process which died did not remove. */
+static bool is_left_behind(const struct engine_volume *volume)
+{
+    if (strncmp(volume->name, LOCAL_PREFIX, sizeof(LOCAL_PREFIX) - 1) != 0)
+        return false;
+    cJSON *object cleanup_json = json_parse(volume->json, strlen(volume->json));
+    const char *owner =
+        json_string(cJSON_GetObjectItemCaseSensitive(object, "Labels"), LOCAL_LABEL);
+    return owner && owner_check(owner, 0) == OWNER_DEAD;
+}
+
+int local_sweep(struct engine *engine, struct fail *why)
+{
+    struct engine_volume_list list;
+    int r = engine_volume_list(engine, NULL, &list, why);
+    if (r < 0)
+        return r;
+    int removed = 0;
+    for (size_t i = 0; i < list.count; i++)
+        if (is_left_behind(&list.items[i]) &&
+            engine_volume_remove(engine, list.items[i].name, NULL, NULL) == 0)
+            removed++;
+    engine_volume_list_done(&list);
+    return removed;
 }

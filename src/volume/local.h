@@ -16,15 +16,25 @@
 struct engine;
 struct local;
 
-/* On the volume that proves it, while it exists: a moment. */
+/* Of the volume that proves it, while it exists (a moment): how its name begins,
+ * and a label whose value is its owner (volume/owner.h). */
+#define LOCAL_PREFIX "dvolfs-probe-"
 #define LOCAL_LABEL "dvolfs.probe"
 
 /*
- * Proves it.  -ENOTSUP with why: volumes cannot be read from here, and for
+ * Proves it; one reference.  -ENOTSUP with why: volumes cannot be read from here, and for
  * which reason; errors of the engine.  Blocks on it.
  */
 must_check int local_open(struct engine *engine, struct local **ret_local, struct fail *why);
-void local_close(struct local *local);
+struct local *local_ref(struct local *local);
+/* The last one frees it; contents live on.  NULL is allowed. */
+void local_unref(struct local *local);
+DEFINE_CLEANUP(cleanup_local_impl, struct local, local_unref)
+#define cleanup_local cleanup(cleanup_local_impl)
+
+/* Removes such volumes of processes that died: how many, or why not.  Blocks on
+ * the engine. */
+must_check int local_sweep(struct engine *engine, struct fail *why);
 
 /*
  * The contents of the volume that the engine says lies at mountpoint (of the

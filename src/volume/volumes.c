@@ -20,8 +20,10 @@ struct volumes {
     struct log *log;
     struct helpers *helpers;
     struct catalogue *catalogue;
+    pthread_mutex_t lock;      /* of the next two */
     struct local *local;       /* NULL: not */
     struct fail local_missing; /* why */
+    enum volumes_access access;
     char *server_version;
 };
 
@@ -62,26 +64,51 @@ static void sweep(struct volumes *volumes)
 {
     struct fail why = FAIL_INIT;
     int r = helpers_sweep(volumes->helpers, &why);
+    if (r >= 0) {
+        int probes = local_sweep(volumes->engine, &why);
+        r = probes < 0 ? probes : r + probes;
+    }
     if (r < 0)
-        log_event(volumes->log, "looking for helpers left behind: %s", fail_text(&why, r));
+        log_event(volumes->log, "looking for what was left behind: %s", fail_text(&why, r));
     else if (r > 0)
-        log_event(volumes->log, "removed %d helper containers left behind", r);
+        log_event(volumes->log, "removed %d helpers left behind", r);
 }
 
-/* Whether volumes can be read where they are is found out once, here: it takes
- * a moment, and the first `ls` should not. */
-static int open_local(struct volumes *volumes, enum volumes_access access, struct fail *why)
+/* Whether volumes can be read where they are is found out here, and not when
+ * somebody asks for the first file: it takes a moment. */
+static int find_local(struct volumes *volumes)
 {
-    if (access == VOLUMES_ACCESS_API) {
-        (void)fail_set(&volumes->local_missing, ENOTSUP, "access=api is asked for");
-        return 0;
+    struct local *local = NULL;
+    struct fail missing = FAIL_INIT;
+    int r = volumes->access == VOLUMES_ACCESS_API
+                ? fail_set(&missing, ENOTSUP, "access=api is asked for")
+                : local_open(volumes->engine, &local, &missing);
+    struct local *old;
+    {
+        scoped_lock(&volumes->lock);
+        old = volumes->local;
+        volumes->local = local;
+        volumes->local_missing = missing;
     }
-    int r = local_open(volumes->engine, &volumes->local, &volumes->local_missing);
-    if (r == 0 || (r == -ENOTSUP && access != VOLUMES_ACCESS_LOCAL))
-        return 0;
+    local_unref(old);
+    return r;
+}
+
+/* The engine is back: perhaps in other places, or another one. */
+static void find_local_again(void *data)
+{
+    (void)find_local(data); /* why not is told in volume.json */
+}
+
+/* A reference, or NULL with why. */
+static struct local *get_local(struct volumes *volumes, struct fail *why)
+{
+    scoped_lock(&volumes->lock);
+    if (volumes->local)
+        return local_ref(volumes->local);
     if (why)
         *why = volumes->local_missing;
-    return fail_prefix(why, r, "access=local");
+    return NULL;
 }
 
 int volumes_open(const struct volumes_conf *conf, struct log *log, struct volumes **ret_volumes,
@@ -90,7 +117,9 @@ int volumes_open(const struct volumes_conf *conf, struct log *log, struct volume
     struct volumes *volumes cleanup(cleanup_volumes_impl) = calloc(1, sizeof(*volumes));
     if (!volumes)
         return fail_errno(why, ENOMEM, "%s", conf->spec);
+    (void)pthread_mutex_init(&volumes->lock, NULL);
     volumes->log = log;
+    volumes->access = conf->access;
     cleanup_free char *endpoint = NULL;
     int r = volumes_endpoint(conf->spec, &endpoint, why);
     if (r == 0)
@@ -104,10 +133,17 @@ int volumes_open(const struct volumes_conf *conf, struct log *log, struct volume
     if (r < 0)
         return r;
     sweep(volumes);
-    r = open_local(volumes, conf->access, why);
-    if (r < 0)
-        return r;
-    r = catalogue_start(volumes->engine, log, HELPER_LABEL, &volumes->catalogue, why);
+    r = find_local(volumes);
+    if (r < 0 && conf->access == VOLUMES_ACCESS_LOCAL) {
+        (void)get_local(volumes, why);
+        return fail_prefix(why, r, "access=local");
+    }
+    r = catalogue_start(&(struct catalogue_conf){.engine = volumes->engine,
+                                                 .log = log,
+                                                 .ignore_label = HELPER_LABEL,
+                                                 .back = find_local_again,
+                                                 .data = volumes},
+                        &volumes->catalogue, why);
     if (r < 0)
         return r;
     *ret_volumes = take(volumes);
@@ -120,7 +156,8 @@ void volumes_close(struct volumes *volumes)
         return;
     catalogue_stop(volumes->catalogue);
     helpers_stop(volumes->helpers);
-    local_close(volumes->local);
+    local_unref(volumes->local);
+    (void)pthread_mutex_destroy(&volumes->lock);
     engine_close(volumes->engine);
     free(volumes->server_version);
     free(volumes);
@@ -139,6 +176,8 @@ int volumes_status(struct volumes *volumes, cJSON *object)
     engine_api_version(volumes->engine, api);
     struct view *view cleanup_view = volumes_view(volumes);
     int64_t lost_since = catalogue_lost_since(volumes->catalogue);
+    struct fail missing = FAIL_INIT;
+    struct local *local cleanup_local = get_local(volumes, &missing);
     cJSON *engine = cJSON_AddObjectToObject(object, "engine");
     bool ok = cJSON_AddStringToObject(engine, "endpoint", engine_endpoint(volumes->engine)) &&
               cJSON_AddStringToObject(engine, "version", volumes->server_version) &&
@@ -146,8 +185,7 @@ int volumes_status(struct volumes *volumes, cJSON *object)
               cJSON_AddStringToObject(engine, "state", lost_since ? "lost" : "connected") &&
               cJSON_AddNumberToObject(engine, "lost_since", (double)lost_since) &&
               cJSON_AddNumberToObject(object, "volumes", (double)view_count(view)) &&
-              cJSON_AddStringToObject(object, "local",
-                                      volumes->local ? "yes" : volumes->local_missing.text);
+              cJSON_AddStringToObject(object, "local", local ? "yes" : missing.text);
     return ok ? 0 : -ENOMEM;
 }
 
@@ -184,11 +222,13 @@ static cJSON *parse_volume(const struct view_volume *volume)
 static int add_way(struct volumes *volumes, cJSON *object)
 {
     cJSON *ours = cJSON_AddObjectToObject(object, "dvolfs");
-    bool local = volumes->local && is_plain_directory(object);
-    const char *missing = volumes->local ? "the volume is not a plain directory of the engine's"
-                                         : volumes->local_missing.text;
+    struct fail missing = FAIL_INIT;
+    struct local *way cleanup_local = get_local(volumes, &missing);
+    bool local = way && is_plain_directory(object);
+    if (way && !local)
+        (void)fail_set(&missing, ENOTSUP, "the volume is not a plain directory of the engine's");
     bool ok = cJSON_AddStringToObject(ours, "access", local ? "local" : "api") &&
-              (local || cJSON_AddStringToObject(ours, "not_local", missing));
+              (local || cJSON_AddStringToObject(ours, "not_local", missing.text));
     return ok ? 0 : -ENOMEM;
 }
 
@@ -214,7 +254,8 @@ int volumes_describe(struct volumes *volumes, const struct view *view,
 
 enum volumes_access volumes_way(struct volumes *volumes, const struct view_volume *volume)
 {
-    cJSON *object cleanup_json = volumes->local ? parse_volume(volume) : NULL;
+    struct local *local cleanup_local = get_local(volumes, NULL);
+    cJSON *object cleanup_json = local ? parse_volume(volume) : NULL;
     return is_plain_directory(object) ? VOLUMES_ACCESS_LOCAL : VOLUMES_ACCESS_API;
 }
 
@@ -228,14 +269,17 @@ int volumes_contents(struct volumes *volumes, const char *name, struct cancel *c
         return fail_set(why, ENOENT, "there is no volume %s", name);
     cJSON *object cleanup_json = parse_volume(volume);
     const char *mountpoint = json_string(object, "Mountpoint");
-    if (!volumes->local || !is_plain_directory(object) || !mountpoint)
+    struct local *local cleanup_local = get_local(volumes, NULL);
+    if (!local || !is_plain_directory(object) || !mountpoint)
         return fail_set(why, ENOTSUP, "volume %s is reached by archive calls alone", name);
-    return local_contents(volumes->local, mountpoint, ret_contents, why);
+    return local_contents(local, mountpoint, ret_contents, why);
 }
 
 int volumes_read(struct volumes *volumes, const char *name, int fd, struct cancel *cancel,
                  struct volumes_summary *ret_summary, struct fail *why)
 {
+    if (volumes->access == VOLUMES_ACCESS_LOCAL)
+        return fail_set(why, ENOTSUP, "volume %s cannot be read by access=local", name);
     struct api_summary summary;
     int r = api_read(volumes->helpers, name, fd, cancel, &summary, why);
     if (r < 0)

@@ -47,8 +47,8 @@ must_check int volumes_endpoint(const char *spec, char **ret_endpoint, struct fa
 must_check int volumes_open(const struct volumes_conf *conf, struct log *log,
                             struct volumes **ret_volumes, struct fail *why);
 
-/* Leaves the engine; blocks for seconds at most.  No other call may be under
- * way.  NULL is allowed. */
+/* Leaves the engine; blocks for half a minute at most, where it does not answer.  No other call may
+ * be under way.  NULL is allowed. */
 void volumes_close(struct volumes *volumes);
 
 /* The current view, to be given back with view_unref.  Never blocks. */
@@ -120,7 +120,8 @@ must_check int volumes_room(struct volumes *volumes, const char *name, uint64_t 
 
 /*
  * Unpacks the archive in fd, which job/restore has checked, over the volume.
- * *ret_begun: the volume may have been changed, even on failure.  Blocks.
+ * *ret_begun: the volume may have been changed, even on failure.  Blocks; cancel
+ * is heeded until the engine begins.
  */
 must_check int volumes_write(struct volumes *volumes, const char *name, int fd,
                              struct cancel *cancel, bool *ret_begun, struct fail *why);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "job/archive.h"
+#include "job/now_archive.h"
 
 #include "base/fd.h"
 #include "tar/vtar.h"
@@ -9,8 +9,8 @@
 /* Names of one file's attributes at once: one listxattr(2) gives no more. */
 #define MAX_XATTRS 4096
 
-struct archive {
-    struct archive_info info;
+struct now_archive {
+    struct now_archive_info info;
     int fd; /* of a spooled one, else -1 */
 
     /* Of a virtual one. */
@@ -26,7 +26,7 @@ struct archive {
 static int source_open(void *data, const char *path, uint64_t dev, uint64_t ino, void **ret_file,
                        struct fail *why)
 {
-    struct archive *archive = data;
+    struct now_archive *archive = data;
     struct contents_file *file;
     int r = contents_open(archive->contents, path, dev, ino, NULL, &file);
     if (r < 0)
@@ -51,7 +51,7 @@ static void source_close(void *data, void *file)
 
 static void source_affected(void *data, const char *path, const char *what)
 {
-    struct archive *archive = data;
+    struct now_archive *archive = data;
     log_event(archive->log, "%s/snapshots/now.tar: while it was read, %s %s", archive->volume, path,
               what);
 }
@@ -127,7 +127,7 @@ static int add_file(void *data, const struct file *file)
     if (r == 0)
         r = layout_add(layout, &scratch.entry,
                        &(struct layout_identity){.dev = st->dev,
-                                                 .ino = st->ino,
+                                                 .ino = file_identity(st),
                                                  .nlink = st->nlink,
                                                  .ctime_s = st->ctime.s,
                                                  .ctime_ns = st->ctime.ns});
@@ -136,7 +136,7 @@ static int add_file(void *data, const struct file *file)
     return r;
 }
 
-static int lay_out(struct archive *archive, struct cancel *cancel, struct fail *why)
+static int lay_out(struct now_archive *archive, struct cancel *cancel, struct fail *why)
 {
     archive->layout = layout_new();
     if (!archive->layout)
@@ -155,12 +155,12 @@ static int lay_out(struct archive *archive, struct cancel *cancel, struct fail *
     int64_t newest_s;
     uint32_t newest_ns;
     layout_newest(archive->layout, &newest_s, &newest_ns);
-    archive->info = (struct archive_info){.bytes = layout_bytes(archive->layout),
-                                          .newest = {.tv_sec = newest_s, .tv_nsec = newest_ns}};
+    archive->info = (struct now_archive_info){.bytes = layout_bytes(archive->layout),
+                                              .newest = {.tv_sec = newest_s, .tv_nsec = newest_ns}};
     return 0;
 }
 
-static int fill_spool(struct archive *archive, struct volumes *volumes, struct spool *spool,
+static int fill_spool(struct now_archive *archive, struct volumes *volumes, struct spool *spool,
                       struct cancel *cancel, struct fail *why)
 {
     archive->fd = spool_file(spool, why);
@@ -174,16 +174,17 @@ static int fill_spool(struct archive *archive, struct volumes *volumes, struct s
         log_event(archive->log,
                   "%s/snapshots/now.tar: paths of nearly 4096 bytes: what is deeper is missing",
                   archive->volume);
-    archive->info =
-        (struct archive_info){.bytes = summary.bytes,
-                              .newest = {.tv_sec = summary.newest_s, .tv_nsec = summary.newest_ns}};
+    archive->info = (struct now_archive_info){
+        .bytes = summary.bytes,
+        .newest = {.tv_sec = summary.newest_s, .tv_nsec = summary.newest_ns}};
     return 0;
 }
 
-int archive_make(struct volumes *volumes, struct spool *spool, struct log *log, const char *volume,
-                 struct cancel *cancel, struct archive **ret_archive, struct fail *why)
+int now_archive_make(struct volumes *volumes, struct spool *spool, struct log *log,
+                     const char *volume, struct cancel *cancel, struct now_archive **ret_archive,
+                     struct fail *why)
 {
-    struct archive *archive cleanup_archive = calloc(1, sizeof(*archive));
+    struct now_archive *archive cleanup_now_archive = calloc(1, sizeof(*archive));
     if (!archive)
         return fail_errno(why, ENOMEM, "volume %s", volume);
     archive->fd = -1;
@@ -202,7 +203,7 @@ int archive_make(struct volumes *volumes, struct spool *spool, struct log *log, 
     return 0;
 }
 
-void archive_free(struct archive *archive)
+void now_archive_free(struct now_archive *archive)
 {
     if (!archive)
         return;
@@ -216,18 +217,18 @@ void archive_free(struct archive *archive)
 
 /* ---- reading it ------------------------------------------------------------------------ */
 
-struct archive_info archive_info(const struct archive *archive)
+struct now_archive_info now_archive_info(const struct now_archive *archive)
 {
     return archive->info;
 }
 
-uint64_t archive_affected(const struct archive *archive)
+uint64_t now_archive_affected(const struct now_archive *archive)
 {
     return archive->vtar ? vtar_affected(archive->vtar) : 0;
 }
 
-ssize_t archive_read(struct archive *archive, void *data, size_t len, uint64_t offset,
-                     struct fail *why)
+ssize_t now_archive_read(struct now_archive *archive, void *data, size_t len, uint64_t offset,
+                         struct fail *why)
 {
     if (archive->vtar)
         return vtar_read(archive->vtar, data, len, offset, why);
