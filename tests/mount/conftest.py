@@ -1,7 +1,8 @@
 """Fixtures of the mount tests.
 
 They need root, a Docker engine (DVOLFS_TEST_ENGINE=unix://..., else one is
-started), and the program, DVOLFS_BIN (else the one in build/).
+started), and the program, DVOLFS_BIN (else the one in build/).  DVOLFS_TEST_ACCESS
+is the way to the contents that mounts take where a test does not say (else auto).
 """
 import itertools
 import os
@@ -18,14 +19,29 @@ from harness.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("DVOLFS_BIN", ROOT / "build/fs/mount.dvolfs"))
+ACCESS = os.environ.get("DVOLFS_TEST_ACCESS", "auto")
 
 serial = itertools.count(1)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure(config):
+    config.addinivalue_line("markers", "access(way): the one way to the contents it is about")
+
+
+def wanted_access(item):
+    """The way that a test's mounts take, unless it says at each."""
+    marker = item.get_closest_marker("access")
+    return marker.args[0] if marker else ACCESS
+
+
+def pytest_collection_modifyitems(config, items):
     if os.geteuid() != 0:
         for item in items:
             item.add_marker(pytest.mark.skip(reason="mount tests need root"))
+    if ACCESS != "auto":        # what is about one way is not run under another
+        others = [item for item in items if wanted_access(item) != ACCESS]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if wanted_access(item) == ACCESS]
 
 
 def remove(directory):
@@ -129,8 +145,9 @@ def binary(session_scratch):
 class Mounter:
     """mount(where, options...) mounts and returns a Mount; all end with the test."""
 
-    def __init__(self, binary, scratch, engine):
+    def __init__(self, binary, scratch, engine, access):
         self.binary, self.scratch, self.engine = binary, scratch, engine
+        self.access = access
         self.made = []
 
     def user(self):
@@ -156,6 +173,8 @@ class Mounter:
         spec = getattr(where or self.engine if where != "" else "", "host", where)
         if not user and not any(option.startswith("store=") for option in options):
             options = (*options, f"store={home}/store")
+        if not user and not any(option.startswith("access=") for option in options):
+            options = (*options, f"access={self.access}")
         command = command or [self.binary, *([spec] if spec else []), path, *flags,
                               *(["-o", ",".join(options)] if options else [])]
         made = Mount(self.binary, path, command, home, namespace, user, environment)
@@ -183,7 +202,7 @@ def mount(request, binary, scratch, engine):
     for name in ("proxy", "private_engine", "namespace"):
         if name in request.fixturenames:
             request.getfixturevalue(name)       # set up before, so that it outlives the mounts
-    mounter = Mounter(binary, scratch, engine)
+    mounter = Mounter(binary, scratch, engine, wanted_access(request.node))
     yield mounter
     complaints = []
     for made in reversed(mounter.made):

@@ -280,6 +280,7 @@ def test_a_live_mount_is_not_mounted_over(mount):
     assert os.listdir(made.path) is not None
 
 
+@pytest.mark.access("api")
 def test_helpers_of_a_killed_daemon_go_with_the_next_mount(mount, proxy, engine, volume):
     name = volume()
     tree.simple(engine.mountpoint(name))
@@ -296,6 +297,7 @@ def test_helpers_of_a_killed_daemon_go_with_the_next_mount(mount, proxy, engine,
     engine.wait_no_helpers()
 
 
+@pytest.mark.access("api")
 def test_helpers_of_a_live_mount_stay(mount, proxy, engine, volume, scratch):
     name = volume()
     tree.simple(engine.mountpoint(name))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from harness import tree
 from harness.command import run
+from harness.wait import wait_for
 
 
 def round_trip(made, one, other, archive):
@@ -32,6 +33,7 @@ def test_tens_of_thousands_of_files(mount, engine, volume, scratch):
     run("zstd", "-q", "-1", "--rm", scratch / "x.tar", "-o", scratch / "x.tar.zst")
     engine.remove_volume(other)
     third = volume()
+    wait_for(made.restore(third).is_dir, "the new volume is shown", 2)
     run("cp", scratch / "x.tar.zst", made.restore(third))
     tree.assert_same(top, engine.mountpoint(third))
 

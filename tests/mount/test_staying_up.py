@@ -40,6 +40,7 @@ def filled(private_engine):
     return name
 
 
+@pytest.mark.access("api")
 def test_an_engine_that_hangs(mount, private_engine, filled, scratch):
     made = mount(private_engine)
     private_engine.hang()
@@ -57,6 +58,7 @@ def test_an_engine_that_hangs(mount, private_engine, filled, scratch):
     assert tree.tar_differences(scratch / "x.tar", private_engine.mountpoint(filled)) == []
 
 
+@pytest.mark.access("api")
 def test_an_engine_that_stops(mount, private_engine, filled, archive, scratch):
     made = mount(private_engine)
     private_engine.stop()
@@ -89,6 +91,7 @@ def test_an_engine_that_is_restarted_while_volumes_come_and_go(mount, private_en
              "the listing is right", 20)
 
 
+@pytest.mark.access("api")
 def test_an_engine_that_is_killed_under_a_copy(mount, private_engine, filled, scratch):
     with open(private_engine.mountpoint(filled) / "big", "wb") as file:
         file.truncate(1 << 30)
@@ -106,6 +109,7 @@ def test_an_engine_that_is_killed_under_a_copy(mount, private_engine, filled, sc
     private_engine.wait_no_helpers(30)
 
 
+@pytest.mark.access("api")
 def test_fifty_copies_wait_and_ls_answers(mount, proxy, engine, volume, scratch):
     names = [volume() for _ in range(50)]
     for name in names:
@@ -143,6 +147,7 @@ def test_fifty_restores_wait_and_ls_answers(mount, proxy, engine, volume, source
         tree.assert_same(source, engine.mountpoint(name))
 
 
+@pytest.mark.access("api")
 @pytest.mark.parametrize("where", ["GET */archive", "POST */containers/create"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ctrl_c_on_a_waiting_copy(mount, proxy, engine, volume, scratch, where, number):
@@ -164,6 +169,7 @@ def test_ctrl_c_on_a_waiting_copy(mount, proxy, engine, volume, scratch, where, 
     assert tree.tar_differences(scratch / "x.tar", engine.mountpoint(name)) == []
 
 
+@pytest.mark.access("api")
 def test_ctrl_c_in_the_middle_of_the_bytes(mount, proxy, engine, volume, scratch):
     name = volume()
     tree.simple(engine.mountpoint(name))
@@ -181,6 +187,7 @@ def test_ctrl_c_in_the_middle_of_the_bytes(mount, proxy, engine, volume, scratch
     wait_for(lambda: not made.spooled(), "the spool is empty", 5)
 
 
+@pytest.mark.access("api")
 def test_one_of_two_waiting_readers_gives_up(mount, proxy, engine, volume, scratch):
     """The other gets its bytes all the same."""
     name = volume()
@@ -216,6 +223,7 @@ def test_ctrl_c_on_a_waiting_restore(mount, proxy, engine, volume, source, archi
     tree.assert_same(source, engine.mountpoint(name))
 
 
+@pytest.mark.access("api")
 def test_umount_while_copies_wait(mount, proxy, engine, volume):
     """A lazy umount with work under way ends the daemon and its helpers all the same."""
     name = volume()
@@ -232,6 +240,7 @@ def test_umount_while_copies_wait(mount, proxy, engine, volume):
     engine.wait_no_helpers()
 
 
+@pytest.mark.access("api")
 def test_kill_9_and_a_new_mount(mount, proxy, engine, volume, scratch):
     name = volume()
     tree.simple(engine.mountpoint(name))
@@ -265,6 +274,7 @@ def used(directory):
     return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
+@pytest.mark.access("api")
 def test_a_full_spool_on_backup(mount, engine, volume, small_spool, scratch):
     big, little = volume(), volume()
     tree.write(engine.mountpoint(big) / "big", os.urandom(6 << 20))
@@ -331,11 +341,12 @@ def measure(made, engine):
     return made.descriptors(), made.threads(), made.status_kb("VmRSS")
 
 
-def test_a_thousand_copies_leave_nothing_behind(mount, engine, volume):
+@pytest.mark.parametrize("access", ["local", "api"])
+def test_a_thousand_copies_leave_nothing_behind(mount, engine, volume, access):
     names = [volume() for _ in range(8)]
     for name in names:
         (engine.mountpoint(name) / "file").write_text(name)
-    made = mount()
+    made = mount(None, f"access={access}")
     def copy(number):
         name = names[number % 8]
         return name.encode() in made.now(name).read_bytes()
@@ -368,12 +379,14 @@ def test_many_restores_leave_nothing_behind(mount, engine, volume, archive):
     assert after[1] <= before[1] + IDLE_THREADS, "threads grew"
 
 
-def test_backups_and_restores_at_the_same_time(mount, engine, volume, source, archive, scratch):
+@pytest.mark.parametrize("access", ["local", "api"])
+def test_backups_and_restores_at_the_same_time(mount, engine, volume, source, archive, scratch,
+                                               access):
     """Readers get a whole old or new state as far as the archive goes; restores succeed."""
     names = [volume() for _ in range(3)]
     for name in names:
         tree.simple(engine.mountpoint(name))
-    made = mount()
+    made = mount(None, f"access={access}")
     def read(number):
         copy = scratch / f"{number}.tar"
         done = made.run("cp", made.now(names[number % 3]), copy)

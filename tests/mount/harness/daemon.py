@@ -1,4 +1,5 @@
 """One run of mount.dvolfs: its mount, its process, and what it must not leave behind."""
+import json
 import os
 import re
 import subprocess
@@ -123,6 +124,13 @@ class Mount:
 
     def now(self, name):
         return self.path / name / "snapshots" / "now.tar"
+
+    def data(self, name):
+        return self.path / name / "data"
+
+    def access(self, name):
+        """By which way it reads the volume, as volume.json tells."""
+        return json.loads((self.path / name / "volume.json").read_text())["dvolfs"]["access"]
 
     def restore(self, name, archive=""):
         return self.path / name / "restore" / archive

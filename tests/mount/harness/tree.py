@@ -1,4 +1,5 @@
 """Trees of files: describe one, compare two, make one that has everything."""
+import errno
 import hashlib
 import os
 import random
@@ -16,11 +17,17 @@ def content(name, fd):
         digest = hashlib.sha256()
         while block := os.read(handle, 1 << 20):
             digest.update(block)
-        attributes = {key: os.getxattr(handle, key) for key in sorted(os.listxattr(handle))
-                      if key != "security.selinux"}
-        return digest.hexdigest(), attributes
+        return digest.hexdigest()
     finally:
         os.close(handle)
+
+
+def attributes(name, fd):
+    """The extended attributes of any file, ACLs among them."""
+    path = b"/proc/self/fd/%d/" % fd + name
+    return {key: os.getxattr(path, key, follow_symlinks=False)
+            for key in sorted(os.listxattr(path, follow_symlinks=False))
+            if key != "security.selinux"}
 
 
 def entry(name, fd, path, links, exact):
@@ -31,11 +38,12 @@ def entry(name, fd, path, links, exact):
         "owner": (status.st_uid, status.st_gid),
         "mtime": status.st_mtime_ns if exact else status.st_mtime_ns // SECOND,
     }
+    if exact or stat.S_ISREG(status.st_mode):
+        facts["xattrs"] = {key: value for key, value in attributes(name, fd).items()
+                           if exact or key == "security.capability"}
     if stat.S_ISREG(status.st_mode):
         facts["size"] = status.st_size
-        facts["content"], attributes = content(name, fd)
-        facts["xattrs"] = {key: value for key, value in attributes.items()
-                           if exact or key == "security.capability"}
+        facts["content"] = content(name, fd)
     elif stat.S_ISLNK(status.st_mode):
         facts["target"] = os.readlink(name, dir_fd=fd)
     elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
@@ -76,7 +84,7 @@ def differences(one, other):
             found.append(f"{shown(name)}: only in the {'other' if name not in one else 'one'}")
         else:
             a, b = one[name], other[name]
-            found += [f"{shown(name)}: {key} {a.get(key)!r} != {b.get(key)!r}"
+            found += [f"{shown(name)}: {key} {repr(a.get(key))[:500]} != {repr(b.get(key))[:500]}"
                       for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
     return found[:20]
 
@@ -203,6 +211,90 @@ def with_socket(top):
     write(path, b"x")
     os.setxattr(path, "user.note", b"hello")
     os.utime(path, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+
+
+def scattered(path, runs, size):
+    """A file of holes, with data at the offsets."""
+    with open(path, "wb") as file:
+        for offset in runs:
+            file.seek(offset)
+            file.write(b"data at %d" % offset)
+        file.truncate(size)
+
+
+def runs(path):
+    """[(begin, end)] of the data of a file, by SEEK_DATA and SEEK_HOLE."""
+    found, fd = [], os.open(path, os.O_RDONLY)
+    try:
+        end = 0
+        while True:
+            begin = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, begin, os.SEEK_HOLE)
+            found.append((begin, end))
+    except OSError as failure:
+        assert failure.errno == errno.ENXIO
+        return found
+    finally:
+        os.close(fd)
+
+
+MOMENTS = {"before": -1_500_000_001, "long before": -2_000_000_000 * SECOND - 999_999_999,
+           "epoch": 0, "first": 1, "fraction": 1_234_567_890_123_456_789,
+           "last": 1_700_000_000_999_999_999, "2038": (1 << 31) * SECOND + 5,
+           "2106": (1 << 32) * SECOND + 500_000_000}
+
+
+def faithful(top):
+    """As everything(), and what the engine's archive loses: attributes, ACLs, sockets, fractions
+    of a second and times far away, holes."""
+    everything(top)
+    top = os.fsencode(os.fspath(top))
+    for directory in (b"acls", b"attributes", b"holes", b"times"):
+        os.makedirs(top + b"/" + directory)
+    os.mknod(top + b"/special/socket", stat.S_IFSOCK | 0o755)
+
+    for name, acl in ((b"user", "u:1234:rwx"), (b"mask", "u:1234:rwx,g:4321:rw,m::r"),
+                      (b"group", "g::-,g:4321:rx,m::rwx"), (b"huge id", "u:4000000000:r")):
+        write(top + b"/acls/" + name, b"acl", 0o640)
+        subprocess.run(["setfacl", "-m", acl, top + b"/acls/" + name], check=True)
+    os.mkdir(top + b"/acls/default")
+    subprocess.run(["setfacl", "-m", "u:1234:rwx,d:u:77:r-x,d:g::rw,d:m::rwx",
+                    top + b"/acls/default"], check=True)
+    write(top + b"/acls/default/inherits", b"acl")
+
+    write(top + b"/attributes/file", b"x" * 1000)
+    os.mkdir(top + b"/attributes/directory")
+    os.symlink(b"file", top + b"/attributes/link")
+    os.mkfifo(top + b"/attributes/fifo")
+    for name in (b"file", b"directory"):
+        path = top + b"/attributes/" + name
+        for key, value in ((b"user.note", b"hello"), (b"user.empty", b""),
+                           (b"user.binary", bytes(range(255, -1, -1))), (b"user.z", b"v" * 2000),
+                           ("user.ümlaut".encode(), b"n\n=\n"), (b"security.dvolfs", b"s"),
+                           (b"trusted.dvolfs", b"t\0")):
+            os.setxattr(path, key, value)
+    for name in (b"link", b"fifo"):
+        os.setxattr(top + b"/attributes/" + name, "trusted.dvolfs", b"t", follow_symlinks=False)
+    os.link(top + b"/attributes/file", top + b"/acls/file of two names")
+
+    scattered(top + b"/holes/first", (100_000,), 100_010)
+    scattered(top + b"/holes/last", (0,), 1_000_000)
+    scattered(top + b"/holes/many", range(5000, 9_000_000, 50_000), 9_000_001)
+    scattered(top + b"/holes/all", (), 7_000_000)
+    scattered(top + b"/holes/" + b"h" * 250, (0, 200_000), 300_000)
+    os.link(top + b"/holes/many", top + b"/many of two names")
+
+    for name, moment in MOMENTS.items():
+        path = top + b"/times/" + name.encode()
+        write(path, b"t")
+        os.mkdir(path + b".dir")
+        os.symlink(name, path + b".link")
+        os.mkfifo(path + b".fifo")
+        for end in (b"", b".dir", b".link", b".fifo"):
+            os.utime(path + end, ns=(moment, moment), follow_symlinks=False)
+    os.setxattr(top, "user.root", b"of the volume")
+    subprocess.run(["setfacl", "-m", "u:1234:rx", top], check=True)
+    os.utime(top, ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
 
 
 def pack(top, archive, *options):

@@ -1,0 +1,615 @@
+"""data/: the live contents of a volume, read-only, as they are, and nothing beside them."""
+import ctypes
+import errno
+import json
+import os
+import stat
+import subprocess
+import threading
+import time
+
+import pytest
+from harness import tree
+from harness.command import run
+from harness.wait import wait_for
+
+pytestmark = pytest.mark.access("local")
+
+CACHE_SECONDS = 1
+SEEN = CACHE_SECONDS + 2        # by then a change must be seen
+
+
+def fails(call, *arguments, **keywords):
+    """The errno that a call fails with."""
+    with pytest.raises(OSError) as failure:
+        call(*arguments, **keywords)
+    return failure.value.errno
+
+
+@pytest.fixture
+def filled(engine, volume):
+    """A volume with everything."""
+    name = volume()
+    tree.faithful(engine.mountpoint(name))
+    return name
+
+
+# What it shows
+def test_it_is_the_volume(mount, engine, filled):
+    """Names, types, modes, owners, times, targets, devices, attributes, contents, hard links."""
+    tree.assert_same(engine.mountpoint(filled), mount().data(filled), exact=True)
+
+
+def numbers(top):
+    """{path: what stat tells beside what describe() does}."""
+    top = os.fsencode(os.fspath(top))
+    found = {}
+    for path, directories, files, fd in os.fwalk(top):
+        for name in (*directories, *files, b"."):
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            found[os.path.relpath(path, top) + b"/" + name] = (
+                status.st_nlink, status.st_size, status.st_blocks, status.st_ctime_ns)
+    return found
+
+
+def test_stat_tells_the_same(mount, engine, filled):
+    assert numbers(engine.mountpoint(filled)) == numbers(mount().data(filled))
+
+
+def test_a_listing_agrees_with_stat(mount, filled):
+    """Numbers and types in the listing, before and after the files were looked at."""
+    data = mount().data(filled)
+    for _ in range(2):
+        for path, _, _ in os.walk(os.fsencode(data)):
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    status = os.lstat(entry.path)
+                    assert entry.inode() == status.st_ino
+                    assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(status.st_mode)
+                    assert entry.is_symlink() == stat.S_ISLNK(status.st_mode)
+
+
+def test_hard_links_are_one_file(mount, engine, filled):
+    data = mount().data(filled)
+    names = ("links/hard", "links/hard2", "special/hard3")
+    assert len({os.lstat(data / name).st_ino for name in names}) == 1
+    assert {os.lstat(data / name).st_nlink for name in names} == {3}
+    # One name goes; the file stays by the others.
+    (engine.mountpoint(filled) / "special/hard3").unlink()
+    wait_for(lambda: os.lstat(data / "links/hard").st_nlink == 2, "it is seen", SEEN)
+    assert (data / "links/hard2").read_bytes() == b"shared"
+
+
+def test_attributes_and_acls_by_their_own_tools(mount, engine, filled):
+    data = mount().data(filled)
+    for command in (["getfattr", "-R", "-P", "-h", "-d", "-m", "-", "-e", "hex", "."],
+                    ["getfacl", "-R", "-P", "-n", "-p", "."]):
+        one, other = (run(*command, cwd=top).stdout for top in (engine.mountpoint(filled), data))
+        assert sorted(one.split(b"\n\n")) == sorted(other.split(b"\n\n"))
+        assert one
+    assert fails(os.getxattr, data / "sizes/1", "user.nothing") == errno.ENODATA
+
+
+def test_holes(mount, engine, filled):
+    top, data = engine.mountpoint(filled), mount().data(filled)
+    for path in [*(top / "holes").iterdir(), top / "sizes/sparse", top / "sizes/hole",
+                 top / "sizes/5000000", top / "sizes/0"]:
+        assert tree.runs(path) == tree.runs(data / path.relative_to(top)), path
+
+
+def test_paths_over_4096_bytes(mount, engine, volume):
+    name = volume()
+    tree.deep(os.fsencode(engine.mountpoint(name)), 40, b"d" * 250)
+    made = mount()
+    fd = os.open(made.data(name), os.O_RDONLY)
+    for _ in range(40):
+        assert os.listdir(fd) == ["d" * 250]
+        below = os.open("d" * 250, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    file = os.open("bottom", os.O_RDONLY, dir_fd=fd)
+    assert os.read(file, 100) == b"deep down\n"
+    os.close(file)
+    os.close(fd)
+    tree.assert_same(engine.mountpoint(name), made.data(name), exact=True)
+
+
+def test_a_directory_of_many_names(mount, engine, volume):
+    """Listed whole, also when it is read in pieces and begun anew."""
+    name = volume()
+    names = {f"{number:05}-{'x' * 60}" for number in range(5000)}
+    top = engine.mountpoint(name)
+    for file in names:
+        os.mknod(top / file)
+    data = mount().data(name)
+    for _ in range(2):
+        listed = os.listdir(data)
+        assert len(listed) == len(names) and set(listed) == names
+    listed = run("sh", "-c", "ls -fU | head -n 100; ls -f | tail -n +3", cwd=data).stdout
+    assert len(listed.splitlines()) == 100 + len(names)
+
+
+def test_reading_at_any_place(mount, engine, volume):
+    name = volume()
+    content = os.urandom(3_000_001)
+    (engine.mountpoint(name) / "file").write_bytes(content)
+    path = mount().data(name) / "file"
+    for flags in (0, os.O_DIRECT):
+        fd = os.open(path, os.O_RDONLY | flags)
+        for offset, length in ((0, 1), (4095, 4098), (1_000_000, 2_000_000), (2_999_999, 100),
+                               (3_000_001, 10), (9_000_000, 10)):
+            buffer = bytearray(length)
+            n = os.preadv(fd, [buffer], offset)
+            assert buffer[:n] == content[offset:offset + length]
+        os.close(fd)
+
+
+# Read-only
+def test_every_change_is_refused(mount, engine, volume):
+    name = volume()
+    top = engine.mountpoint(name)
+    tree.simple(top)
+    (top / "empty directory").mkdir()
+    before = tree.describe(top, exact=True)
+    made = mount()
+    data = made.data(name)
+    file, directory, new = data / "data.bin", data / "empty directory", data / "conf/new"
+    calls = {
+        "write": lambda: os.open(file, os.O_WRONLY),
+        "read and write": lambda: os.open(file, os.O_RDWR),
+        "append": lambda: os.open(file, os.O_WRONLY | os.O_APPEND),
+        "overwrite": lambda: os.open(file, os.O_WRONLY | os.O_TRUNC),
+        "truncate": lambda: os.truncate(file, 0),
+        "create": lambda: os.open(new, os.O_WRONLY | os.O_CREAT, 0o600),
+        "create anew": lambda: os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
+        "mknod": lambda: os.mknod(new),
+        "mkfifo": lambda: os.mkfifo(new),
+        "device": lambda: os.mknod(new, stat.S_IFCHR | 0o600, os.makedev(1, 3)),
+        "mkdir": lambda: os.mkdir(new),
+        "symlink": lambda: os.symlink("x", new),
+        "link": lambda: os.link(file, new),
+        "unlink": lambda: os.unlink(file),
+        "unlink a link": lambda: os.unlink(data / "app.conf"),
+        "rmdir": lambda: os.rmdir(directory),
+        "rename": lambda: os.rename(file, data / "renamed"),
+        "rename over": lambda: os.rename(file, data / "conf/app.conf"),
+        "rename away": lambda: os.rename(file, new),
+        "rename directory": lambda: os.rename(directory, data / "renamed"),
+        "chmod": lambda: os.chmod(file, 0o777),
+        "chmod directory": lambda: os.chmod(directory, 0o777),
+        "chmod the root": lambda: os.chmod(data, 0o777),
+        "chown": lambda: os.chown(file, 1, 1),
+        "chown a link": lambda: os.lchown(data / "app.conf", 1, 1),
+        "times": lambda: os.utime(file, (1, 1)),
+        "times now": lambda: os.utime(file),
+        "setxattr": lambda: os.setxattr(file, "user.x", b"y"),
+        "setxattr directory": lambda: os.setxattr(directory, "user.x", b"y"),
+        "removexattr": lambda: os.removexattr(file, "user.x"),
+        "acl": lambda: os.setxattr(file, "system.posix_acl_access",
+                                   b"\2\0\0\0\1\0\6\0\xff\xff\xff\xff\4\0\4\0\xff\xff\xff\xff"
+                                   b"\x20\0\4\0\xff\xff\xff\xff"),
+    }
+    wrong = {}
+    for call, function in calls.items():
+        try:
+            function()
+            wrong[call] = "done"
+        except OSError as failure:
+            if failure.errno != errno.EROFS:
+                wrong[call] = errno.errorcode[failure.errno]
+    assert not wrong
+    assert fails(os.open, data, os.O_TMPFILE | os.O_RDWR, 0o600) in (errno.EROFS, errno.EOPNOTSUPP)
+    assert fails(os.rmdir, data) in (errno.EROFS, errno.EPERM, errno.ENOTEMPTY)
+    tree.assert_same(before, tree.describe(top, exact=True))
+    for tool in (["cp", "/etc/passwd", new], ["mv", file, data / "conf"], ["rm", "-rf", directory],
+                 ["sh", "-c", f"echo x >'{new}'"], ["sed", "-i", "s/a/b/", data / "conf/app.conf"]):
+        done = made.run(*tool)
+        assert done.returncode != 0 and "ead-only file system" in done.stderr, done
+    tree.assert_same(before, tree.describe(top, exact=True))
+
+
+def test_reading_leaves_no_trace(mount, engine, volume):
+    """Not even a time of access."""
+    name = volume()
+    top = engine.mountpoint(name)
+    tree.simple(top)
+    paths = [top, *top.rglob("*")]
+    for path in paths:
+        os.utime(path, (1, 1), follow_symlinks=False)
+    os.stat(top)
+    made = mount()
+    for path in made.data(name).rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+    made.now(name).read_bytes()
+    # readlink(2) has no O_NOATIME.
+    wrong = [path for path in paths if not path.is_symlink() and os.lstat(path).st_atime != 1]
+    assert not wrong
+
+
+# It lives
+def test_changes_by_a_container_are_seen(mount, engine, volume):
+    name = volume()
+    data = mount().data(name)
+    container = engine.start(name)
+    def inside(script):
+        engine.docker("exec", "-w", "/v", container, "/bin/sh", "-c", script)
+    def seen(what, condition):
+        def holds():
+            try:
+                return condition()
+            except OSError as failure:
+                assert failure.errno in (errno.ENOENT, errno.ESTALE)
+                return False
+        wait_for(holds, what, SEEN)
+    assert os.listdir(data) == []
+    assert not (data / "file").exists()
+    inside("echo one > file; mkdir -p a/b; echo deep > a/b/c")
+    seen("a new file", lambda: (data / "file").read_text() == "one\n")
+    seen("new directories", lambda: (data / "a/b/c").read_text() == "deep\n")
+    seen("names", lambda: sorted(os.listdir(data)) == ["a", "file"])
+    inside("echo longer than before > file; chmod 600 file; chown 7:8 file; touch -d @1000 file")
+    seen("new content", lambda: (data / "file").read_text() == "longer than before\n")
+    seen("new attributes", lambda: (os.stat(data / "file").st_mode & 0o7777, os.stat(
+        data / "file").st_uid, os.stat(data / "file").st_mtime) == (0o600, 7, 1000))
+    inside("echo same length than bef > new; mv new file; mv a moved; ln -s file link")
+    seen("a replaced file", lambda: (data / "file").read_text() == "same length than bef\n")
+    seen("a renamed directory", lambda: (data / "moved/b/c").read_text() == "deep\n")
+    seen("the old name is gone", lambda: not (data / "a").exists())
+    seen("a link", lambda: os.readlink(data / "link") == "file")
+    inside("rm -rf moved; rm link; mkdir link; echo x > link/y")
+    seen("removal", lambda: sorted(os.listdir(data)) == ["file", "link"])
+    seen("a directory for a link", lambda: (data / "link/y").read_text() == "x\n")
+
+
+def test_without_a_cache_changes_are_seen_at_once(mount, engine, volume):
+    name = volume()
+    top = engine.mountpoint(name)
+    data = mount(None, "cache=0").data(name)
+    for number in range(200):
+        text = "x" * (number % 7) + str(number)
+        if number % 3:
+            (top / "file").write_text(text)
+        else:
+            (top / "new").write_text(text)
+            (top / "new").rename(top / "file")
+        os.chmod(top / "file", 0o600 + number % 8)
+        assert (data / "file").read_text() == text
+        assert os.stat(data / "file").st_mode & 0o7 == number % 8
+
+
+def test_an_open_file_that_grows_is_followed(mount, engine, volume):
+    """As tail -f does."""
+    name = volume()
+    top = engine.mountpoint(name)
+    (top / "log").write_text("first\n")
+    with open(mount().data(name) / "log", encoding="ascii") as log:
+        assert log.read() == "first\n"
+        with open(top / "log", "a", encoding="ascii") as writer:
+            writer.write("second\n")
+        text = ""
+        def more():
+            nonlocal text
+            os.fstat(log.fileno())
+            text += log.read()
+            return text == "second\n"
+        wait_for(more, "the new line is read", SEEN)
+
+
+def test_a_replaced_file_is_the_old_or_the_new(mount, engine, volume):
+    """Never bytes of both, nor the size of one with bytes of the other."""
+    name = volume()
+    top = engine.mountpoint(name)
+    def put(number):
+        (top / "new").write_bytes(bytes([97 + number % 26]) * (200_000 + 5000 * (number % 26)))
+        (top / "new").rename(top / "file")
+    put(0)
+    data = mount().data(name)
+    done = threading.Event()
+    def replace():
+        number = 0
+        while not done.is_set():
+            number += 1
+            put(number)
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        seen, end = set(), time.monotonic() + 3
+        while time.monotonic() < end:
+            try:
+                with open(data / "file", "rb", buffering=0) as file:
+                    content = file.read(70_000) + file.read(70_000) + file.read(1 << 20)
+            except OSError as failure:
+                assert failure.errno in (errno.ESTALE, errno.ENOENT)
+                continue
+            assert len(set(content)) == 1, "mixed"
+            assert len(content) == 200_000 + 5000 * (content[0] - 97), "cut or filled up"
+            seen.add(content[0])
+    finally:
+        done.set()
+        writer.join()
+    assert len(seen) > 3
+
+
+def test_an_open_file_stays_the_one_it_was(mount, engine, volume):
+    """Removed, or another in its place: the open one is read to its end."""
+    name = volume()
+    top = engine.mountpoint(name)
+    (top / "file").write_bytes(b"old" * 1_000_000)
+    made = mount()
+    with open(made.data(name) / "file", "rb") as file:
+        start = file.read(1000)
+        (top / "new").write_bytes(b"new" * 900_000)
+        (top / "new").rename(top / "file")
+        assert start + file.read() == b"old" * 1_000_000
+    wait_for(lambda: (made.data(name) / "file").read_bytes() == b"new" * 900_000, "new", SEEN)
+
+
+def test_a_volume_that_is_removed_and_made_again(mount, engine, volume):
+    name = volume()
+    (engine.mountpoint(name) / "file").write_text("old")
+    (engine.mountpoint(name) / "directory").mkdir()
+    data = mount().data(name)
+    assert (data / "file").read_text() == "old"
+    inside = os.open(data / "directory", os.O_RDONLY)
+    engine.remove_volume(name)
+    wait_for(lambda: not data.exists(), "it is gone", SEEN)
+    assert fails(os.stat, "x", dir_fd=inside) in (errno.ENOENT, errno.ESTALE)
+    engine.volume(name)
+    (engine.mountpoint(name) / "file").write_text("new")
+    def is_new():
+        try:
+            text = (data / "file").read_text()
+        except OSError as failure:
+            assert failure.errno in (errno.ENOENT, errno.ESTALE)
+            return False
+        assert text == "new"
+        return True
+    wait_for(is_new, "the new one is there", SEEN)
+    assert os.listdir(data) == ["file"]
+    os.close(inside)
+
+
+# No way out
+RENAME_EXCHANGE = 2
+
+
+def exchange(one, other):
+    libc = ctypes.CDLL(None, use_errno=True)
+    at = -100
+    if libc.renameat2(at, os.fsencode(one), at, os.fsencode(other), RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+@pytest.mark.parametrize("target", ["absolute", "relative", "root"])
+def test_links_that_change_places_with_directories_lead_nowhere(mount, engine, volume, scratch,
+                                                                target):
+    """We hold the directory that it was, and the daemon must not take the link in its place."""
+    name = volume()
+    top = engine.mountpoint(name)
+    outside = scratch / "outside"
+    for directory, text in ((top / "d/e", "inside"), (outside / "e", "outside")):
+        directory.mkdir(parents=True)
+        (directory / "file").write_text(text)
+        (directory / text).write_text(text)
+    targets = {"absolute": outside, "relative": os.path.relpath(outside, top), "root": "/"}
+    os.symlink(targets[target], top / "link")
+    made = mount(None, "cache=0")
+    done = threading.Event()
+    exchanged = 0
+    def exchange_all_the_time():
+        nonlocal exchanged
+        while not done.is_set():
+            exchange(top / "d", top / "link")
+            exchanged += 1
+    directory = os.open(made.data(name) / "d", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    below = os.open("e", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    def look(fd, path):
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd)
+        with open(file, encoding="ascii") as opened:
+            return opened.read()
+    allowed = {"inside", "e", "file"}
+    hostile = threading.Thread(target=exchange_all_the_time)
+    hostile.start()
+    try:
+        seen, read, end = 0, 0, time.monotonic() + 1.5
+        while time.monotonic() < end:
+            for call in (lambda: [look(directory, "e/file")], lambda: [look(below, "file")],
+                         lambda: os.listdir(directory), lambda: os.listdir(below),
+                         lambda: os.stat("outside", dir_fd=below) and ["outside"],
+                         lambda: os.stat("etc", dir_fd=directory) and ["etc"]):
+                try:
+                    got = set(call())
+                    assert got <= allowed, got
+                    seen += bool(got)
+                except OSError as failure:
+                    assert failure.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR,
+                                             errno.ELOOP), failure
+            if read < 20:
+                read += 1
+                assert b"outside" not in made.now(name).read_bytes().replace(
+                    os.fsencode(outside), b"").replace(b"/outside", b"")
+    finally:
+        done.set()
+        hostile.join()
+        os.close(directory)
+        os.close(below)
+    assert exchanged > 100 and seen > 100
+
+
+def test_a_container_that_does_so(mount, engine, volume, scratch):
+    name = volume()
+    top = engine.mountpoint(name)
+    outside = scratch / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("outside")
+    (top / "d").mkdir()
+    (top / "d/file").write_text("inside")
+    made = mount(None, "cache=0")
+    directory = os.open(made.data(name) / "d", os.O_RDONLY | os.O_DIRECTORY)
+    engine.start(name, script=f"while :; do mv d real; ln -s {outside} d; rm d; mv real d; done",)
+    end, seen = time.monotonic() + 2, 0
+    while time.monotonic() < end:
+        try:
+            with open(os.open("file", os.O_RDONLY, dir_fd=directory), encoding="ascii") as file:
+                assert file.read() == "inside"
+                seen += 1
+        except OSError as failure:
+            assert failure.errno in (errno.ENOENT, errno.ESTALE), failure
+    assert seen
+    os.close(directory)
+
+
+def test_devices_and_setuid_files_are_harmless(mount, engine, filled):
+    made = mount()
+    options = made.mounted()[0][2].split(",")
+    assert {"nosuid", "nodev"} <= set(options)
+    assert fails(os.open, made.data(filled) / "special/null", os.O_RDONLY) == errno.EACCES
+
+
+def test_odd_names_are_names(mount, engine, volume):
+    name = volume()
+    made = mount()
+    for odd in ("..", ".", "../snapshots", "../../../etc/passwd"):
+        # The kernel resolves these; none of them is the daemon's to follow.
+        assert os.path.realpath(made.data(name) / odd) == os.path.normpath(made.data(name) / odd)
+    assert fails(os.stat, made.data(name) / ("n" * 256)) == errno.ENAMETOOLONG
+    assert fails(os.stat, made.data(name) / "nothing") == errno.ENOENT
+
+
+# Where there is none
+@pytest.mark.parametrize("options", [{"type": "tmpfs", "device": "tmpfs", "o": "size=1m"},
+                                     {"type": "none", "device": "DIRECTORY", "o": "bind"}],
+                         ids=["tmpfs", "bind"])
+def test_volumes_with_options_have_none(mount, engine, volume, scratch, options):
+    """What is mounted for them when they are used need not be what is there now."""
+    elsewhere = scratch / "elsewhere"
+    elsewhere.mkdir()
+    options = {key: value.replace("DIRECTORY", str(elsewhere)) for key, value in options.items()}
+    name, plain = volume(DriverOpts=options), volume()
+    made = mount(None, "access=auto")
+    assert "data" not in os.listdir(made.volume(name)) and "data" in os.listdir(made.volume(plain))
+    assert fails(os.listdir, made.data(name)) == errno.ENOENT
+    told = json.loads((made.volume(name) / "volume.json").read_text())["dvolfs"]
+    assert told["access"] == "api" and told["not_local"]
+
+
+def test_access_api_has_none(mount, volume):
+    name = volume()
+    made = mount(None, "access=api")
+    assert "data" not in os.listdir(made.volume(name))
+    assert fails(os.stat, made.data(name)) == errno.ENOENT
+    told = json.loads((made.volume(name) / "volume.json").read_text())["dvolfs"]
+    assert told["access"] == "api" and "access=api" in told["not_local"]
+    assert "access=api" in json.loads((made.path / ".dvolfs/status.json").read_text())["local"]
+
+
+def test_auto_is_local_here(mount, volume):
+    name = volume()
+    made = mount(None, "access=auto")
+    assert made.access(name) == "local"
+    assert "data" in os.listdir(made.volume(name))
+
+
+# Who may see it
+@pytest.fixture
+def shared(mount, engine, volume):
+    """A mount for all users, of a volume with files of several owners and modes."""
+    name = volume()
+    top = engine.mountpoint(name)
+    top.chmod(0o755)
+    for file, owner, group, mode in (
+            ("theirs", 0, 0, 0o600), ("all", 0, 0, 0o644), ("group", 0, 65534, 0o640),
+            ("own", 65534, 0, 0o400), ("not own", 65534, 65534, 0o044), ("others", 5, 5, 0o604),
+            ("named", 0, 0, 0o600), ("group cut", 0, 65534, 0o640)):
+        tree.write(top / file, file.encode(), mode)
+        os.chown(top / file, owner, group)
+    run("setfacl", "-m", "u:65534:r", top / "named")
+    # The mode tells rw- for the group, which is the mask; the group itself has nothing.
+    run("setfacl", "-m", "g::-,u:1234:rw,m::rw", top / "group cut")
+    for directory, mode in (("closed", 0o700), ("passage", 0o711), ("open", 0o755)):
+        (top / directory).mkdir()
+        tree.write(top / directory / "known", b"known")
+        (top / directory).chmod(mode)
+    made = mount(None, "allow_other")
+    made.name = name
+    return made
+
+
+def as_nobody(*command):
+    return subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+                           "--inh-caps=-all", "--", *map(str, command)], check=False,
+                          capture_output=True, text=True)
+
+
+def test_another_user_sees_what_modes_allow(shared):
+    data = shared.data(shared.name)
+    readable = {file for file in os.listdir(data)
+                if (data / file).is_file() and as_nobody("cat", data / file).stdout == file}
+    assert readable - {"named"} == {"all", "group", "own", "others"}
+    assert as_nobody("ls", data).returncode == 0
+    assert as_nobody("ls", data / "open").stdout == "known\n"
+    for closed in ("closed", "passage"):
+        assert "Permission denied" in as_nobody("ls", data / closed).stderr
+    assert as_nobody("cat", data / "passage/known").stdout == "known"
+    assert "Permission denied" in as_nobody("cat", data / "closed/known").stderr
+    assert as_nobody("sh", "-c", f"echo x > '{data}/own'").returncode != 0
+
+
+def test_another_user_is_let_in_by_an_acl(shared):
+    assert as_nobody("cat", shared.data(shared.name) / "named").stdout == "named"
+
+
+def test_another_user_sees_nothing_else(shared):
+    made = shared
+    for private in ("snapshots", "restore"):
+        for command in (["ls", made.volume(made.name) / private],
+                        ["cat", made.volume(made.name) / private / "now.tar"],
+                        ["cp", "/etc/passwd", made.volume(made.name) / private / "x.tar"]):
+            assert "Permission denied" in as_nobody(*command).stderr
+    for private in (made.path / ".dvolfs/log", made.path / ".dvolfs/status.json",
+                    made.volume(made.name) / "volume.json"):
+        assert "Permission denied" in as_nobody("cat", private).stderr
+    assert "Permission denied" in as_nobody("ls", made.path / ".dvolfs").stderr
+
+
+def test_a_closed_volume_is_closed(mount, engine, volume):
+    """The mode of the volume's own directory counts."""
+    name = volume()
+    tree.write(engine.mountpoint(name) / "file", b"x")
+    engine.mountpoint(name).chmod(0o700)
+    made = mount(None, "allow_other")
+    assert "Permission denied" in as_nobody("ls", made.data(name)).stderr
+    assert "Permission denied" in as_nobody("cat", made.data(name) / "file").stderr
+
+
+# What it costs
+def forget():
+    """Have the kernel drop what it remembers of names and files."""
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+        file.write("2\n")
+
+
+def test_nothing_is_held_open_and_memory_is_given_back(mount, engine, volume):
+    name = volume()
+    top = engine.mountpoint(name)
+    run("sh", "-c", """
+        for n in $(seq 50); do seq -f "d$n/%.0f" 100; done | xargs mkdir -p
+        find . -mindepth 2 -type d -printf "%p/one\\n%p/two\\n" | xargs touch""", cwd=top)
+    made = mount()
+    def walk():
+        found = run("find", made.data(name), "-printf", "%s %i\n").stdout
+        assert len(found.splitlines()) == 1 + 50 + 5000 + 10_000
+        return made.descriptors(), made.status_kb("VmRSS")
+    before = made.descriptors()
+    first, _ = walk()
+    assert first <= before + 10, "descriptors are held"
+    sizes = []
+    for _ in range(3):
+        forget()
+        sizes.append(walk()[1])
+    forget()
+    assert made.descriptors() <= before + 10
+    if not made.has_sanitizer():        # which keeps freed memory for a while
+        assert sizes[-1] <= sizes[0] + 2000, "what the kernel forgot is kept"
+        assert sizes[-1] < 60_000
