@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-/* Who looked the name up is about to ask for the size, or to open. */
+/* At least so long after it was made may those open it who asked before. */
 #define PROMISE_MS 1000
 /* How many processes that asked for the size, and have not opened, are remembered. */
 #define MAX_ASKERS 512
@@ -38,10 +38,9 @@ struct moment {
     int result; /* of GONE: -ESTALE, or why it could not be made */
     unsigned waiting;
     unsigned opens;
-    struct cancel *cancel; /* of the making */
+    struct cancel *cancel; /* of the making; NULL once it is MADE */
     int64_t begun_ms;
     int64_t expires_ms;          /* of MADE: who asked may open until then */
-    int64_t promised_ms;         /* who looked it up may ask until then */
     struct now_archive *archive; /* of MADE */
     struct asker askers[MAX_ASKERS];
     unsigned asker_count;
@@ -196,17 +195,11 @@ static bool is_awaited(const struct moment *moment)
     return false;
 }
 
-static int64_t kept_until_ms(const struct moment *moment)
-{
-    bool longer = is_awaited(moment) && moment->expires_ms > moment->promised_ms;
-    return longer ? moment->expires_ms : moment->promised_ms;
-}
-
 /* With the lock: drops the bytes nobody may ask for any more. */
 static void drop_unwanted(struct moment *moment)
 {
     if (moment->state == MADE && !moment->opens && !moment->waiting &&
-        now_ms() >= kept_until_ms(moment))
+        (!is_awaited(moment) || now_ms() >= moment->expires_ms))
         make_gone(moment, -ESTALE);
 }
 
@@ -241,8 +234,9 @@ struct moment *moment_find(struct moments *moments, const char *volume, pid_t pr
         (void)ref(found);
     else
         found = moment_new(moments, volume);
+    /* Whoever looks a name up asks or opens next, and must find it still there. */
     if (found)
-        found->promised_ms = now_ms() + PROMISE_MS;
+        note_asker(found, process, false);
     return found;
 }
 
@@ -258,6 +252,7 @@ static void note_made(struct moment *moment, int r, struct now_archive **archive
         return;
     }
     moment->archive = take(*archive);
+    cancel_unref(take(moment->cancel)); /* it is a descriptor */
     moment->state = MADE;
     (void)ref(moment);
     int64_t cache_ms = moment->table->cache_ms;
@@ -349,7 +344,7 @@ static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *
     struct cancel_hook hook = {.run = wake_waiting, .data = table};
     cancel_hook_add(cancel, &hook);
     int r;
-    bool abandoned = false;
+    struct cancel *making cleanup_cancel = NULL;
     {
         scoped_lock(&table->lock);
         note_asker(moment, process, opens);
@@ -358,12 +353,12 @@ static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *
             moment->opens++;
         if (r == 0 && ret_info)
             *ret_info = now_archive_info(moment->archive);
-        if (r == -EINTR)
-            abandoned = is_abandoned(moment);
+        if (r == -EINTR && is_abandoned(moment))
+            making = cancel_ref(moment->cancel);
     }
     cancel_hook_remove(cancel, &hook);
-    if (abandoned)
-        cancel_raise(moment->cancel);
+    if (making)
+        cancel_raise(making);
     return r;
 }
 
@@ -423,8 +418,8 @@ static int64_t drop_expired(struct moments *table)
         next = at->next;
         (void)ref(at);
         drop_unwanted(at);
-        if (at->state == MADE && !at->opens && (next_ms < 0 || kept_until_ms(at) < next_ms))
-            next_ms = kept_until_ms(at);
+        if (at->state == MADE && !at->opens && (next_ms < 0 || at->expires_ms < next_ms))
+            next_ms = at->expires_ms;
         if (unref_locked(at))
             moment_free(at);
     }
@@ -478,7 +473,8 @@ static void cancel_all(struct moments *table)
     table->stopping = true;
     /* Raising only wakes the engine's transfers: no hook of these cancels takes our lock. */
     for (struct moment *at = table->live; at; at = at->next)
-        cancel_raise(at->cancel);
+        if (at->cancel)
+            cancel_raise(at->cancel);
     (void)pthread_cond_broadcast(&table->changed);
     while (table->making)
         (void)pthread_cond_wait(&table->changed, &table->lock);

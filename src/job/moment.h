@@ -13,8 +13,8 @@
  *   - otherwise it is a new one.
  * So `write; cp` always copies what was written, and stat and open agree.
  *
- * It is kept until a second after its name was last looked up, or for as long as
- * it is open or may still be opened.  Any thread may call.
+ * It is kept while it is open, and for as long as one who looked it up and has not
+ * opened it may still do so.  Any thread may call.
  */
 #ifndef DVOLFS_JOB_MOMENT_H
 #define DVOLFS_JOB_MOMENT_H
