@@ -191,8 +191,9 @@ static void add_tree_cases(void)
     add_file_case("dir/file", 512, NULL, 0);
     add_case("empty", S_IFDIR | 0755)->mtime_s = -3;
     for (size_t i = 0; i < 20; i++) {
-        (void)snprintf(deep[i], sizeof(deep[i]), "%s%s%.200s", i ? deep[i - 1] : "", i ? "/" : "",
-                       name_300);
+        int len = snprintf(deep[i], sizeof(deep[i]), "%s%s%.200s", i ? deep[i - 1] : "",
+                           i ? "/" : "", name_300);
+        assert_true(len > 0 && (size_t)len < sizeof(deep[i]));
         (void)add_case(deep[i], S_IFDIR | 0755);
     }
     (void)snprintf(deep_file, sizeof(deep_file), "%s/f", deep[19]);
