@@ -105,17 +105,12 @@ int engine_container_list(struct engine *engine, const char *label, bool label_o
     cleanup_free char *path = list_path(label, label_only);
     if (!path)
         return fail_errno(why, ENOMEM, "listing containers");
-    struct http_response response cleanup_http_response = {0};
-    int r = engine_call(
-        engine,
-        &(struct http_request){
-            .method = "GET", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        &response, why);
+    cJSON *json cleanup_json = NULL;
+    int r = json_get(engine, path, "listing containers", cancel, &json, why);
     if (r < 0)
-        return fail_prefix(why, r, "listing containers");
-    cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
+        return r;
     if (!cJSON_IsArray(json))
-        return fail_set(why, EIO, "the engine's list of containers is not JSON");
+        return fail_set(why, EIO, "the engine's list of containers makes no sense");
     struct engine_container_list list = {0};
     r = read_list(json, label, &list);
     if (r < 0) {

@@ -3,7 +3,7 @@
 #ifndef DVOLFS_ENGINE_JSON_H
 #define DVOLFS_ENGINE_JSON_H
 
-#include "base/cleanup.h"
+#include "engine/engine.h"
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>
@@ -17,6 +17,13 @@ static inline cJSON *json_parse(const char *text, size_t len)
 {
     return cJSON_ParseWithLength(text, len);
 }
+
+/*
+ * What GET path answers, to be freed with cJSON_Delete.  `what` names the call in
+ * why.  Errors of engine_call; -EIO: not JSON.  Blocks.
+ */
+must_check int json_get(struct engine *engine, const char *path, const char *what,
+                        struct cancel *cancel, cJSON **ret_json, struct fail *why);
 
 /* A string owned by the object, or NULL. */
 static inline const char *json_string(const cJSON *object, const char *key)

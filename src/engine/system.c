@@ -15,17 +15,12 @@ void engine_info_done(struct engine_info *info)
 int engine_info(struct engine *engine, struct cancel *cancel, struct engine_info *ret_info,
                 struct fail *why)
 {
-    struct http_response response cleanup_http_response = {0};
-    int r = engine_call(
-        engine,
-        &(struct http_request){
-            .method = "GET", .path = "/info", .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        &response, why);
+    cJSON *json cleanup_json = NULL;
+    int r = json_get(engine, "/info", "asking about the engine", cancel, &json, why);
     if (r < 0)
-        return fail_prefix(why, r, "asking about the engine");
-    cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
+        return r;
     if (!cJSON_IsObject(json))
-        return fail_set(why, EIO, "the engine's word on itself is not JSON");
+        return fail_set(why, EIO, "the engine's word on itself makes no sense");
     struct engine_info info = {.server_version = json_string_copy(json, "ServerVersion"),
                                .kernel = json_string_copy(json, "KernelVersion"),
                                .hostname = json_string_copy(json, "Name"),

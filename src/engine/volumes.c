@@ -41,18 +41,12 @@ static int read_list(const cJSON *array, struct engine_volume_list *list)
 int engine_volume_list(struct engine *engine, struct cancel *cancel,
                        struct engine_volume_list *ret_list, struct fail *why)
 {
-    struct http_response response cleanup_http_response = {0};
-    int r = engine_call(engine,
-                        &(struct http_request){.method = "GET",
-                                               .path = "/volumes",
-                                               .deadline_ms = ENGINE_DEADLINE_MS,
-                                               .cancel = cancel},
-                        &response, why);
+    cJSON *json cleanup_json = NULL;
+    int r = json_get(engine, "/volumes", "listing volumes", cancel, &json, why);
     if (r < 0)
-        return fail_prefix(why, r, "listing volumes");
-    cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
+        return r;
     if (!cJSON_IsObject(json))
-        return fail_set(why, EIO, "the engine's list of volumes is not JSON");
+        return fail_set(why, EIO, "the engine's list of volumes makes no sense");
     struct engine_volume_list list = {0};
     r = read_list(cJSON_GetObjectItemCaseSensitive(json, "Volumes"), &list);
     if (r < 0) {
