@@ -42,8 +42,9 @@ struct moment {
     int64_t begun_ms;
     int64_t expires_ms;          /* of MADE: who asked may open until then */
     struct now_archive *archive; /* of MADE */
-    struct asker askers[MAX_ASKERS];
+    struct asker *askers;        /* NULL when GONE: the kernel may remember it for long */
     unsigned asker_count;
+    unsigned asker_room;
 };
 
 struct moments {
@@ -91,6 +92,12 @@ static void drop_archive(struct moment *moment)
         now_archive_free(archive);
 }
 
+static void forget_askers(struct moment *moment)
+{
+    free(take(moment->askers));
+    moment->asker_count = moment->asker_room = 0;
+}
+
 /* With the lock, and a reference: it has no bytes any more and is found no more. */
 static void make_gone(struct moment *moment, int result)
 {
@@ -102,6 +109,7 @@ static void make_gone(struct moment *moment, int result)
     moment->state = GONE;
     moment->result = result;
     drop_archive(moment);
+    forget_askers(moment);
 }
 
 static struct moment *moment_new(struct moments *table, const char *volume)
@@ -176,13 +184,29 @@ static struct asker *find_asker(struct moment *moment, pid_t process)
     return NULL;
 }
 
+/* A place for one more, or NULL: then it is not remembered, and may have to look
+ * the name up again. */
+static struct asker *add_asker(struct moment *moment)
+{
+    if (moment->asker_count == moment->asker_room) {
+        unsigned room = moment->asker_room ? 2 * moment->asker_room : 4;
+        struct asker *askers =
+            room <= MAX_ASKERS ? realloc(moment->askers, room * sizeof(*askers)) : NULL;
+        if (!askers)
+            return NULL;
+        moment->askers = askers;
+        moment->asker_room = room;
+    }
+    return &moment->askers[moment->asker_count++];
+}
+
 static void note_asker(struct moment *moment, pid_t process, bool opens)
 {
+    if (moment->state == GONE)
+        return;
     struct asker *asker = find_asker(moment, process);
-    if (!asker && moment->asker_count < MAX_ASKERS) {
-        asker = &moment->askers[moment->asker_count++];
+    if (!asker && (asker = add_asker(moment)))
         *asker = (struct asker){.process = process};
-    }
     if (asker && opens)
         asker->opened = true;
 }
