@@ -163,6 +163,35 @@ static void capture_end(struct capture *capture, char *text, size_t room)
     (void)close(capture->pipe[0]);
 }
 
+/*
+ * Lets the kernel read further ahead than its 128 KiB: fewer and larger requests.
+ * Root's to set, and only for speed.  Not by stat(2), which would wait for
+ * ourselves: the device number is in /proc/self/mountinfo (proc(5)).
+ */
+static void read_further_ahead(const char *path)
+{
+    FILE *mounts = fopen("/proc/self/mountinfo", "re");
+    cleanup_free char *line = NULL;
+    size_t room = 0;
+    char name[128] = "";
+    while (mounts && getline(&line, &room, mounts) >= 0) {
+        unsigned major, minor;
+        char dir[4096];
+        if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &major, &minor, dir) != 3)
+            continue;
+        unescape(dir);
+        if (strcmp(dir, path) == 0)
+            (void)snprintf(name, sizeof(name), "/sys/class/bdi/%u:%u/read_ahead_kb", major, minor);
+    }
+    if (mounts)
+        (void)fclose(mounts);
+    FILE *setting = name[0] ? fopen(name, "we") : NULL;
+    if (!setting)
+        return;
+    (void)fprintf(setting, "%d\n", READ_AHEAD_BYTES / 1024);
+    (void)fclose(setting);
+}
+
 static int mount_captured(struct mount *mount, const char *path, struct fail *why)
 {
     struct capture capture;
@@ -175,6 +204,7 @@ static int mount_captured(struct mount *mount, const char *path, struct fail *wh
         return fail_set(why, EPERM, "cannot mount at %s: %s", path,
                         text[0] ? text : "libfuse does not say why");
     mount->mounted = true;
+    read_further_ahead(path);
     return 0;
 }
 

@@ -12,6 +12,10 @@
 
 #include <fuse_lowlevel.h>
 
+/* Read ahead of a reader; the kernel asks for at most 1 MiB at a time (256 pages,
+ * fs/fuse/fuse_i.h). */
+#define READ_AHEAD_BYTES (1 << 20)
+
 /* The session's user data; all must outlive the session. */
 struct front {
     struct inode_table *inodes;
