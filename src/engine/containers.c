@@ -124,19 +124,10 @@ int engine_container_list(struct engine *engine, const char *label, bool label_o
 int engine_container_create(struct engine *engine, const char *json, struct cancel *cancel,
                             char **ret_id, struct fail *why)
 {
-    struct http_response response cleanup_http_response = {0};
-    int r = engine_call(engine,
-                        &(struct http_request){.method = "POST",
-                                               .path = "/containers/create",
-                                               .content_type = "application/json",
-                                               .body = json,
-                                               .body_bytes = strlen(json),
-                                               .deadline_ms = ENGINE_DEADLINE_MS,
-                                               .cancel = cancel},
-                        &response, why);
+    cJSON *answer cleanup_json = NULL;
+    int r = json_post(engine, "/containers/create", json, cancel, &answer, why);
     if (r < 0)
         return r;
-    cJSON *answer cleanup_json = json_parse(buf_string(&response.body), response.body.len);
     const char *id = json_string(answer, "Id");
     if (!id)
         return fail_set(why, EIO, "the engine made a container and did not say which");

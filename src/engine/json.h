@@ -25,6 +25,10 @@ static inline cJSON *json_parse(const char *text, size_t len)
 must_check int json_get(struct engine *engine, const char *path, const char *what,
                         struct cancel *cancel, cJSON **ret_json, struct fail *why);
 
+/* The same for POST path with the JSON text body. */
+must_check int json_post(struct engine *engine, const char *path, const char *body,
+                         struct cancel *cancel, cJSON **ret_json, struct fail *why);
+
 /* A string owned by the object, or NULL. */
 static inline const char *json_string(const cJSON *object, const char *key)
 {

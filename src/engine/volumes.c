@@ -116,19 +116,10 @@ int engine_volume_create(struct engine *engine, const char *name, const char *la
     cleanup_free char *body = creation_json(name, label_key, label_value);
     if (!body)
         return fail_errno(why, ENOMEM, "volume %s", name);
-    struct http_response response cleanup_http_response = {0};
-    int r = engine_call(engine,
-                        &(struct http_request){.method = "POST",
-                                               .path = "/volumes/create",
-                                               .content_type = "application/json",
-                                               .body = body,
-                                               .body_bytes = strlen(body),
-                                               .deadline_ms = ENGINE_DEADLINE_MS,
-                                               .cancel = cancel},
-                        &response, why);
+    cJSON *json cleanup_json = NULL;
+    int r = json_post(engine, "/volumes/create", body, cancel, &json, why);
     if (r < 0)
         return r;
-    cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
     char *mountpoint = json_string_copy(json, "Mountpoint");
     if (!mountpoint)
         return fail_errno(why, ENOMEM, "volume %s", name);
