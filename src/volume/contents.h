@@ -18,6 +18,14 @@ struct contents;
 struct contents_file;
 struct contents_dir;
 
+/* One file of contents_open_many. */
+struct contents_want {
+    const char *path;
+    uint64_t dev, id;
+    int result; /* as contents_open's */
+    struct contents_file *file; /* where result is 0, the caller's to close; else NULL */
+};
+
 /* Takes a record; a negative errno ends the listing and is its result. */
 typedef int contents_fn(void *data, const struct file *file);
 
@@ -38,6 +46,8 @@ struct contents_ops {
                     struct cancel *cancel);
     int64_t (*seek)(struct contents_file *file, uint64_t offset, int whence, struct cancel *cancel);
     void (*close)(struct contents_file *file);
+    void (*open_many)(struct contents *contents, struct contents_want *wants, size_t count,
+                      struct cancel *cancel);
     void (*free)(struct contents *contents);
     const char *way; /* "local", "agent" */
 };
@@ -100,5 +110,14 @@ must_check ssize_t contents_read(struct contents_file *file, void *data, size_t 
 must_check int64_t contents_seek(struct contents_file *file, uint64_t offset, int whence,
                                  struct cancel *cancel);
 void contents_close(struct contents_file *file);
+
+/*
+ * Opens several files at once, each as contents_open would; those of at most
+ * CONTENTS_SMALL_BYTES are read at once too, and what contents_read gives is what
+ * they were then.  For reading ahead: it costs less than one after the other.
+ */
+#define CONTENTS_SMALL_BYTES ((size_t)64 * 1024)
+void contents_open_many(struct contents *contents, struct contents_want *wants, size_t count,
+                        struct cancel *cancel);
 
 #endif
