@@ -4,8 +4,6 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -33,14 +31,30 @@ static int open_piece_2(int dir, const char *piece, int flags)
     return fd < 0 ? -errno : (int)fd;
 }
 
-/* One component, which is none of "", "." and "..". */
+static bool is_name(const char *name, size_t len)
+{
+    return len > 2 || (len > 0 && memcmp(name, "..", len) != 0);
+}
+
+bool beneath_is_path(const char *path)
+{
+    if (!path[0])
+        return true;
+    for (;;) {
+        size_t len = strcspn(path, "/");
+        if (!is_name(path, len))
+            return false;
+        if (!path[len])
+            return true;
+        path += len + 1;
+    }
+}
+
 static int open_component(int dir, const char *name, size_t len, int flags)
 {
     char copy[256];
     if (len >= sizeof(copy))
         return -ENAMETOOLONG;
-    if (len == 0 || (len == 1 && name[0] == '.') || (len == 2 && memcmp(name, "..", 2) == 0))
-        return -EXDEV;
     memcpy(copy, name, len);
     copy[len] = '\0';
     int fd = openat(dir, copy, with_always(flags));
@@ -90,6 +104,8 @@ static size_t piece_bytes(const char *path)
 
 int beneath_open(int root, const char *path, int flags)
 {
+    if (!beneath_is_path(path))
+        return -EXDEV;
     if (!path[0]) {
         int fd = openat(root, ".", with_always(flags)); /* "." is no way out */
         return fd < 0 ? -errno : fd;

@@ -13,12 +13,16 @@
 
 #include "base/cleanup.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
+/* Whether a path is one: "", or names with a '/' between them, none "." or "..". */
+bool beneath_is_path(const char *path);
+
 /*
- * Opens path ("" is root itself; no leading '/') with flags of open(2) plus
- * O_CLOEXEC, O_NOFOLLOW and O_NOCTTY; never creates.  The descriptor, or
- * -ELOOP: a symbolic link is in the way; -EXDEV: the path leads out; -errno.
+ * Opens path ("" is root itself) with flags of open(2) plus O_CLOEXEC, O_NOFOLLOW
+ * and O_NOCTTY; never creates.  The descriptor, or -ELOOP: a symbolic link is in
+ * the way; -EXDEV: it is no path, or leads out; -errno.
  */
 must_check int beneath_open(int root, const char *path, int flags);
 

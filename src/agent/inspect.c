@@ -212,6 +212,8 @@ static int inspect_at(int dir, const char *name, const char *shown, unsigned fla
 int inspect_file(int root, const char *path, const char *name, unsigned flags, struct buf *out)
 {
     const char *slash = strrchr(path, '/');
+    if (!beneath_is_path(path))
+        return -EXDEV;
     if (!slash)
         return inspect_at(root, path, name, flags, out);
     cleanup_free char *parent = strndup(path, (size_t)(slash - path));

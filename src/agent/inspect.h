@@ -19,9 +19,9 @@ enum {
 };
 
 /*
- * Adds the record of the file at path, its name being `name`.  -ENOENT; -errno
- * of statx(2), readlink(2), listxattr(2).  An attribute that may not be read,
- * or goes meanwhile, is left out.
+ * Adds the record of the file at path, its name being `name`.  -ENOENT; -EXDEV,
+ * -ELOOP as for beneath_open; -errno of statx(2), readlink(2), listxattr(2).  An
+ * attribute that may not be read, or goes meanwhile, is left out.
  */
 must_check int inspect_file(int root, const char *path, const char *name, unsigned flags,
                             struct buf *out);

@@ -46,10 +46,14 @@
  *   SEEK  handle, offset, whence  u64: the offset (lseek(2), SEEK_DATA, SEEK_HOLE)
  *   CLOSE handle                  no reply, and no effect where there is no such
  *
- * After AGENT_END, or an error, of LIST, WALK or NEXT the handle is gone.  The payload
- * of a reply that is an error is the path at which a walk failed, else nothing.
- * Descriptors come no later than the frames that tell of them, in the frames'
- * order.
+ * Paths are relative to the root, which is "", and have no "." and ".." (-EXDEV).  A
+ * handle is above 0; one that there is not, or of the wrong kind, is -EBADF.  A handle's
+ * requests that were sent before its CLOSE are still replied to.  After AGENT_END, or an
+ * error but -EBUSY, -EINVAL and -EBADF, of NEXT the handle is gone, and LIST and WALK
+ * with either give none.  The payload of a reply that is an error is the path at which a
+ * walk failed, else nothing.  AGENT_WANT_FD is for a socket; without one the result is a
+ * handle all the same.  Descriptors come no later than the frames that tell of them, in
+ * the frames' order, up to OUTPUT_BATCH (agent/output.h) with one message.
  *
  * Both sides take the other for hostile: every length is checked before it is
  * used, memory grows with what has come and not with what is announced, and
@@ -90,7 +94,7 @@ enum {
 #define AGENT_MAX_REQUEST_BYTES (((size_t)1 << 20) + 64)
 /* Of a reply: what was asked for, and one record of the largest kind over it. */
 #define AGENT_MAX_REPLY_BYTES ((size_t)24 << 20)
-/* What NEXT, READ and OPEN may ask for; more is -EINVAL. */
+/* What may be asked for at once; more is -EINVAL, and so is nothing for LIST, WALK and NEXT. */
 #define AGENT_MAX_BYTES ((uint32_t)1 << 20)
 /* Files and listings that are open at once; more are -EMFILE. */
 #define AGENT_MAX_HANDLES 1024
@@ -107,6 +111,9 @@ struct agent_frame {
     size_t bytes;
 };
 #define AGENT_FRAME_HEAD_BYTES 16
+
+/* The head of a frame whose payload (below 4 GiB) is sent from where it is. */
+void agent_frame_head(const struct agent_frame *frame, char ret_head[AGENT_FRAME_HEAD_BYTES]);
 
 /* Adds a frame.  -ENOMEM, -EMSGSIZE. */
 must_check int agent_frame_write(struct buf *out, const struct agent_frame *frame);
