@@ -25,6 +25,7 @@ void node_init(struct node *node, const struct node_ops *ops, uint64_t ino)
 {
     node->ops = ops;
     node->ino = ino;
+    node->waits = ops->waits;
     atomic_init(&node->refs, 1);
 }
 
@@ -42,7 +43,7 @@ void node_unref(struct node *node)
 
 bool node_may_wait(const struct node *node, unsigned operation)
 {
-    return node->ops->waits & operation;
+    return node->waits & operation;
 }
 
 static struct stat default_stat(const struct node *node)

@@ -164,6 +164,7 @@ struct node_ops {
 struct node {
     const struct node_ops *ops;
     uint64_t ino;
+    unsigned waits; /* NODE_WAITS_...: those of ops, and more where the kind sets them */
     atomic_int refs;
 };
 

@@ -29,6 +29,7 @@ struct live_volume {
     char *name;
     uint64_t id;
     pthread_mutex_t lock;
+    unsigned waits;            /* NODE_WAITS_... of its nodes */
     struct contents *contents; /* NULL: not reached yet, or no longer */
 };
 
@@ -133,6 +134,7 @@ static struct live *live_new(struct live_volume *volume, char *path, uint64_t nu
         return NULL;
     }
     node_init(&live->node, &live_ops, number);
+    live->node.waits = volume->waits;
     (void)pthread_mutex_init(&live->lock, NULL);
     live->volume = volume_ref(volume);
     live->path = path;
@@ -264,6 +266,14 @@ static int live_getattr(struct node *node, const struct request *request, struct
     fill_stat(&asked.file.stat, node->ino, ret_stat);
     *ret_seconds = live->volume->tree->cache_seconds;
     return 0;
+}
+
+/* Only a volume's root is looked up without waiting. */
+static void live_peek(struct node *node, struct stat *ret_stat)
+{
+    (void)node;
+    ret_stat->st_mode = S_IFDIR | 0755;
+    ret_stat->st_nlink = 2;
 }
 
 static int live_lookup(struct node *dir, const struct request *request, const char *name,
@@ -432,6 +442,7 @@ static void live_list_close(struct node *node, struct lister *lister)
 static const struct node_ops live_ops = {
     .free = live_free,
     .getattr = live_getattr,
+    .peek = live_peek,
     .lookup = live_lookup,
     .list_open = live_list_open,
     .list_next = live_list_next,
@@ -458,6 +469,9 @@ struct node *node_live_new(struct tree *tree, const char *name, uint64_t id)
     (void)pthread_mutex_init(&volume->lock, NULL);
     volume->tree = tree;
     volume->id = id;
+    if (volumes_way(tree->volumes, name) != VOLUMES_ACCESS_LOCAL)
+        volume->waits = NODE_WAITS_GETATTR | NODE_WAITS_LOOKUP | NODE_WAITS_LIST |
+                        NODE_WAITS_OPEN | NODE_WAITS_READ;
     struct live *live = live_new(volume, strdup(""), INO_DATA(id));
     volume_unref(volume);
     if (!live)

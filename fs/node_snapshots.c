@@ -104,6 +104,8 @@ static struct node *now_new(struct tree *tree, const char *volume, pid_t process
         return NULL;
     }
     node_init(&now->node, &now_ops, INO_MOMENT | moment_serial(now->moment));
+    if (volumes_way(tree->volumes, volume) != VOLUMES_ACCESS_LOCAL)
+        now->node.waits |= NODE_WAITS_READ;
     return &now->node;
 }
 

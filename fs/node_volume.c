@@ -60,9 +60,7 @@ static int make_snapshots(const struct volume_dir *dir, struct node **ret_child)
 /* Archive calls alone cannot show single files. */
 static bool has_data(const struct volume_dir *dir)
 {
-    struct view *view cleanup_view = volumes_view(dir->tree->volumes);
-    const struct view_volume *volume = view_find(view, dir->name);
-    return volume && volumes_way(dir->tree->volumes, volume) != VOLUMES_ACCESS_API;
+    return volumes_way(dir->tree->volumes, dir->name) != VOLUMES_ACCESS_API;
 }
 
 static int make_data(const struct volume_dir *dir, struct node **ret_child)

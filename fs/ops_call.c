@@ -89,7 +89,10 @@ int call_entry(struct call *call, struct node *child, double name_seconds,
     if (!known)
         return -ENOMEM;
     struct fuse_entry_param entry = {.ino = known->ino, .entry_timeout = name_seconds};
-    int r = node_peek(known, &call->request, &entry.attr, &entry.attr_timeout);
+    /* With a cancel this is a worker, which may wait. */
+    int r = call->request.cancel
+                ? node_getattr(known, &call->request, &entry.attr, &entry.attr_timeout)
+                : node_peek(known, &call->request, &entry.attr, &entry.attr_timeout);
     if (r < 0) {
         inode_table_forget(call->front->inodes, known->ino, 1);
         return r;

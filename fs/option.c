@@ -61,6 +61,8 @@ static const struct {
 } ways[] = {
     {"auto", VOLUMES_ACCESS_AUTO},
     {"local", VOLUMES_ACCESS_LOCAL},
+    {"agent", VOLUMES_ACCESS_AGENT},
+    {"agent-stream", VOLUMES_ACCESS_AGENT_STREAM},
     {"api", VOLUMES_ACCESS_API},
 };
 
@@ -113,7 +115,7 @@ static const struct option_row rows[] = {
      "where dvolfs keeps its files (root: " ROOT_STORE "; else $XDG_DATA_HOME/dvolfs)"},
     {"spool", set_dir, offsetof(struct config, spool), "DIR",
      "where transient copies go (the store's .spool)"},
-    {"access", set_access, 0, "auto|local|api", "how volume contents are reached (auto)"},
+    {"access", set_access, 0, "auto|local|agent|agent-stream|api", "how volume contents are reached (auto)"},
     {"cache", set_seconds, offsetof(struct config, cache_seconds), "SECONDS",
      "how long what was just asked may be trusted (1)"},
     {"ro", pass_on, 0, NULL, "no restoring"},

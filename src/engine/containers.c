@@ -14,6 +14,7 @@ static void container_done(struct engine_container *container)
     free(container->mounts);
     free(container->id);
     free(container->name);
+    free(container->image);
     free(container->state);
     free(container->label);
 }
@@ -57,11 +58,12 @@ static int read_container(const cJSON *object, const char *label, struct engine_
 {
     ret->id = json_string_copy(object, "Id");
     ret->name = first_name(object);
+    ret->image = json_string_copy(object, "Image");
     ret->state = json_string_copy(object, "State");
     ret->label = json_string_copy(cJSON_GetObjectItemCaseSensitive(object, "Labels"), label);
     const cJSON *created = cJSON_GetObjectItemCaseSensitive(object, "Created");
     ret->created_s = cJSON_IsNumber(created) ? (int64_t)created->valuedouble : 0;
-    if (!ret->id || !ret->name || !ret->state || !ret->label)
+    if (!ret->id || !ret->name || !ret->image || !ret->state || !ret->label)
         return -ENOMEM;
     return read_mounts(cJSON_GetObjectItemCaseSensitive(object, "Mounts"), ret);
 }
@@ -136,6 +138,22 @@ int engine_container_create(struct engine *engine, const char *json, struct canc
         return fail_errno(why, ENOMEM, "container");
     *ret_id = copy;
     return 0;
+}
+
+int engine_container_start(struct engine *engine, const char *id, struct cancel *cancel,
+                           struct fail *why)
+{
+    cleanup_free char *escaped = engine_escape(id);
+    cleanup_free char *path = NULL;
+    if (!escaped || asprintf(&path, "/containers/%s/start", escaped) < 0) {
+        path = NULL;
+        return fail_errno(why, ENOMEM, "container");
+    }
+    return engine_call(
+        engine,
+        &(struct http_request){
+            .method = "POST", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
+        NULL, why);
 }
 
 int engine_container_remove(struct engine *engine, const char *id, struct cancel *cancel,

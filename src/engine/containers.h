@@ -19,6 +19,7 @@ struct engine_mount {
 struct engine_container {
     char *id;
     char *name;        /* without the leading '/' */
+    char *image;       /* as it was named when the container was made, or its id */
     char *state;       /* created, running, paused, restarting, removing, exited, dead */
     char *label;       /* the value of the label asked for, "" without it */
     int64_t created_s; /* seconds since 1970, the engine's clock */
@@ -47,6 +48,10 @@ void engine_container_list_done(struct engine_container_list *list);
  */
 must_check int engine_container_create(struct engine *engine, const char *json,
                                        struct cancel *cancel, char **ret_id, struct fail *why);
+
+/* Starts a container.  -EINVAL, -EIO: it cannot be; the engine says why. */
+must_check int engine_container_start(struct engine *engine, const char *id, struct cancel *cancel,
+                                      struct fail *why);
 
 /* Removes a container, ending it if it runs.  -ENOENT: gone already. */
 must_check int engine_container_remove(struct engine *engine, const char *id, struct cancel *cancel,

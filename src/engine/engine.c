@@ -84,18 +84,27 @@ void engine_api_version(struct engine *engine, char ret_version[16])
     memcpy(ret_version, engine->version, sizeof(engine->version));
 }
 
-int engine_peer(const struct engine *engine, struct fail *why)
+int engine_connect(const struct engine *engine, struct fail *why)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = engine->endpoint + sizeof("unix://") - 1;
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
     cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-        return fail_errno(why, errno, "%s", path);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+        return take_fd(&fd);
+    bool is_down = errno == ECONNREFUSED || errno == ENOENT || errno == EAGAIN;
+    return fail_errno(why, is_down ? EHOSTDOWN : errno, "%s", path);
+}
+
+int engine_peer(const struct engine *engine, struct fail *why)
+{
+    cleanup_close int fd = engine_connect(engine, why);
+    if (fd < 0)
+        return fd;
     struct ucred peer;
     socklen_t len = sizeof(peer);
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
-        return fail_errno(why, errno, "%s", path);
+        return fail_errno(why, errno, "%s", engine->endpoint);
     return peer.pid > 0 ? peer.pid : fail_set(why, ESRCH, "the engine is in another pid namespace");
 }
 

@@ -51,6 +51,10 @@ must_check int engine_negotiate(struct engine *engine, struct cancel *cancel, st
 /* Writes the version spoken, "1.41", or "" before engine_negotiate. */
 void engine_api_version(struct engine *engine, char ret_version[16]);
 
+/* A new connection to the engine's socket, non-blocking, the caller's; -EHOSTDOWN,
+ * -EACCES, -errno of connect(2).  Blocks for a moment at most. */
+must_check int engine_connect(const struct engine *engine, struct fail *why);
+
 /*
  * The process that listens at the engine's socket (SO_PEERCRED, unix(7)), as
  * this pid namespace numbers it; > 0.  -ESRCH: it has no number here;

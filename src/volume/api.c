@@ -30,7 +30,7 @@ static int stream(struct helpers *helpers, const char *volume, struct receiver *
                   struct cancel *cancel, struct fail *why)
 {
     struct helper *helper cleanup_helper = NULL;
-    int r = helper_open(helpers, volume, false, cancel, &helper, why);
+    int r = helper_open(helpers, &(struct helper_conf){.volume = volume}, cancel, &helper, why);
     if (r < 0)
         return r;
     r = engine_archive_get(helper_engine(helper), helper_container(helper), HELPER_MOUNT "/.",
@@ -103,7 +103,8 @@ int api_write(struct helpers *helpers, const char *volume, int fd, struct cancel
     if (r < 0)
         return r;
     struct helper *helper cleanup_helper = NULL;
-    r = helper_open(helpers, volume, true, cancel, &helper, why);
+    r = helper_open(helpers, &(struct helper_conf){.volume = volume, .writable = true}, cancel,
+                    &helper, why);
     if (r < 0)
         return r;
     struct sender sender = {.convert = convert};

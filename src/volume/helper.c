@@ -12,9 +12,11 @@
  */
 #include "volume/helper.h"
 
+#include "agent/program.h"
 #include "engine/containers.h"
 #include "engine/images.h"
 #include "engine/volumes.h"
+#include "tar/header.h"
 #include "volume/owner.h"
 
 #include <cjson/cJSON.h>
@@ -22,13 +24,14 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define IMAGE_LABEL "dvolfs.image"
 #define LABEL_VOLUME "dvolfs.volume" /* on a helper, for people */
 #define LABEL_PROBE "dvolfs.made-by" /* on a volume that our creation made by mistake */
-#define IMAGE_TAG "empty-1"
-#define IMAGE HELPER_IMAGE ":" IMAGE_TAG
+/* Of the image as a tar: the agent, and what stands around it. */
+#define IMAGE_MAX_BYTES ((size_t)4 << 20)
 
 #define RETRY_SECONDS 1
 #define REMOVE_TRIES 5
@@ -38,6 +41,7 @@
 #define IMAGE_LINGER_SECONDS 2 /* making it anew costs as much as an archive call */
 #define CLOSE_WAIT_SECONDS 3
 #define STOP_WAIT_SECONDS 8
+#define AGENT_MAX_PIDS 64
 #define UNKNOWN_OWNER_MAX_AGE_SECONDS (24 * 3600)
 
 struct helper {
@@ -60,6 +64,7 @@ struct helpers {
     unsigned slots_used;
     unsigned removals; /* counts what has been removed */
     unsigned long long creations;
+    unsigned creating; /* of those, whose ids are not known yet */
     bool stopping;
     time_t stop_by;
     time_t strays_until; /* 0: none expected */
@@ -83,11 +88,34 @@ static void wait_until(struct helpers *helpers, time_t until)
 
 /* ---- the image ---------------------------------------------------------- */
 
+/* The tag is the program's hash: another version of it is another image. */
+static char *image_name(void)
+{
+    char *name = NULL;
+    return asprintf(&name, HELPER_IMAGE ":%s", agent_program_hash) < 0 ? NULL : name;
+}
+
+/* An archive of the agent alone. */
+static int pack_image(struct buf *out)
+{
+    struct tar_entry entry = {.name = (char *)HELPER_PROGRAM + 1,
+                              .mode = S_IFREG | 0555,
+                              .size_bytes = agent_program_bytes};
+    int r = tar_header_write(out, "", &entry);
+    if (r == 0)
+        r = buf_add(out, agent_program, agent_program_bytes);
+    return r == 0 ? buf_add_zeros(out, tar_padding_bytes(agent_program_bytes) + TAR_END_BYTES) : r;
+}
+
 static int make_image(struct helpers *helpers, struct cancel *cancel, struct fail *why)
 {
-    static const char empty_tar[1024]; /* two blocks of zeros: no member */
-    int r = engine_image_import(helpers->engine, HELPER_IMAGE, IMAGE_TAG, IMAGE_LABEL "=1",
-                                empty_tar, sizeof(empty_tar), cancel, why);
+    struct buf tar cleanup_buf;
+    buf_init(&tar, IMAGE_MAX_BYTES);
+    int r = pack_image(&tar);
+    if (r < 0)
+        return fail_errno(why, -r, "the helper's image");
+    r = engine_image_import(helpers->engine, HELPER_IMAGE, agent_program_hash, IMAGE_LABEL "=1",
+                            tar.data, tar.len, cancel, why);
     if (r < 0)
         return fail_prefix(why, r, "making the helper's image");
     scoped_lock(&helpers->lock);
@@ -97,11 +125,13 @@ static int make_image(struct helpers *helpers, struct cancel *cancel, struct fai
 
 static void remove_image(struct helpers *helpers)
 {
+    cleanup_free char *name = image_name();
     struct fail why = FAIL_INIT;
-    int r = engine_image_remove(helpers->engine, IMAGE, NULL, &why);
+    int r = name ? engine_image_remove(helpers->engine, name, NULL, &why) : -ENOMEM;
     /* -EBUSY: another dvolfs has a helper of it, and removes it in its turn. */
     if (r < 0 && r != -ENOENT && r != -EBUSY)
-        log_event(helpers->log, "the image %s stays: %s", IMAGE, fail_text(&why, r));
+        log_event(helpers->log, "the image %s stays: %s", name ? name : HELPER_IMAGE,
+                  fail_text(&why, r));
 }
 
 /* ---- the remover ---------------------------------------------------------- */
@@ -112,9 +142,12 @@ static void helper_free(struct helper *helper)
     free(helper);
 }
 
+/* Whether it is not to be touched: one of ours, or perhaps just becoming one. */
 static bool is_known(struct helpers *helpers, const char *id)
 {
     scoped_lock(&helpers->lock);
+    if (helpers->creating)
+        return true;
     for (struct helper *at = helpers->open; at; at = at->next)
         if (at->id && strcmp(at->id, id) == 0)
             return true;
@@ -127,8 +160,9 @@ static bool is_known(struct helpers *helpers, const char *id)
 /* Whether a container that carries our label should go. */
 static bool is_orphan(struct helpers *helpers, const struct engine_container *container)
 {
-    /* A helper is never started: one that runs is somebody's own. */
-    if (strcmp(container->state, "created") != 0)
+    /* What was made of another image is somebody's own, whatever labels it got. */
+    if (strcmp(container->state, "created") != 0 &&
+        strncmp(container->image, HELPER_IMAGE ":", sizeof(HELPER_IMAGE ":") - 1) != 0)
         return false;
     if (strcmp(container->label, helpers->owner) == 0)
         return !is_known(helpers, container->id);
@@ -377,46 +411,92 @@ static cJSON *add_object(cJSON *parent, const char *key)
     return cJSON_AddObjectToObject(parent, key);
 }
 
-static bool add_mount(cJSON *host, const char *volume, bool writable, const char *mark)
+static cJSON *add_mount(cJSON *mounts, const char *type, const char *source, const char *target,
+                        bool read_only)
 {
     cJSON *mount = cJSON_CreateObject();
-    cJSON *mounts = cJSON_AddArrayToObject(host, "Mounts");
-    if (!mount || !mounts || !cJSON_AddItemToArray(mounts, mount)) {
+    if (!cJSON_AddStringToObject(mount, "Type", type) ||
+        !cJSON_AddStringToObject(mount, "Source", source) ||
+        !cJSON_AddStringToObject(mount, "Target", target) ||
+        !cJSON_AddBoolToObject(mount, "ReadOnly", read_only) ||
+        !cJSON_AddItemToArray(mounts, mount)) {
         cJSON_Delete(mount);
-        return false;
+        return NULL;
     }
-    cJSON *options = add_object(mount, "VolumeOptions");
+    return mount;
+}
+
+static bool add_mounts(cJSON *host, const struct helper_conf *conf, const char *mark)
+{
+    cJSON *mounts = cJSON_AddArrayToObject(host, "Mounts");
+    cJSON *volume = add_mount(mounts, "volume", conf->volume, HELPER_MOUNT, !conf->writable);
+    cJSON *options = add_object(volume, "VolumeOptions");
     /* NoCopy: an image's files are never copied into the volume.  The label is
      * put only on a volume that this very creation makes: see probe_volume. */
-    return cJSON_AddStringToObject(mount, "Type", "volume") &&
-           cJSON_AddStringToObject(mount, "Source", volume) &&
-           cJSON_AddStringToObject(mount, "Target", HELPER_MOUNT) &&
-           cJSON_AddBoolToObject(mount, "ReadOnly", !writable) && options &&
-           cJSON_AddBoolToObject(options, "NoCopy", 1) &&
-           cJSON_AddStringToObject(add_object(options, "Labels"), LABEL_PROBE, mark);
+    return options && cJSON_AddBoolToObject(options, "NoCopy", 1) &&
+           cJSON_AddStringToObject(add_object(options, "Labels"), LABEL_PROBE, mark) &&
+           (!conf->socket || add_mount(mounts, "bind", conf->socket, HELPER_SOCKET, false));
+}
+
+static bool add_strings(cJSON *parent, const char *key, const char *const *strings)
+{
+    cJSON *array = cJSON_AddArrayToObject(parent, key);
+    bool ok = array;
+    for (; ok && *strings; strings++)
+        ok = cJSON_AddItemToArray(array, cJSON_CreateString(*strings));
+    return ok;
+}
+
+/* What an agent may do: read all files, leaving no time of access (FOWNER is for
+ * O_NOATIME, open(2)), and talk by its stdin, its stdout and its socket. */
+static bool add_agent(cJSON *root, cJSON *host, const struct helper_conf *conf)
+{
+    static const char *const none[] = {"ALL", NULL};
+    static const char *const wanted[] = {"DAC_READ_SEARCH", "FOWNER", NULL};
+    static const char *const security[] = {"no-new-privileges", "label=disable", NULL};
+    const char *cmd[] = {HELPER_PROGRAM, "--nonce",  conf->nonce,
+                         "--root",       HELPER_MOUNT, conf->socket ? "--socket" : NULL,
+                         HELPER_SOCKET,  NULL};
+    return add_strings(root, "Cmd", cmd) && cJSON_AddBoolToObject(root, "OpenStdin", 1) &&
+           cJSON_AddBoolToObject(root, "StdinOnce", 1) &&
+           cJSON_AddBoolToObject(root, "AttachStdin", 1) &&
+           cJSON_AddStringToObject(root, "User", "0:0") &&
+           cJSON_AddBoolToObject(host, "ReadonlyRootfs", 1) &&
+           /* When we die its stdin ends, it ends with that, and nothing is left.
+            * Volumes with a name, as the mount gives it, are never removed with it
+            * (moby daemon/mounts.go, removeMountPoints). */
+           cJSON_AddBoolToObject(host, "AutoRemove", 1) &&
+           cJSON_AddNumberToObject(host, "PidsLimit", AGENT_MAX_PIDS) &&
+           add_strings(host, "CapDrop", none) && add_strings(host, "CapAdd", wanted) &&
+           add_strings(host, "SecurityOpt", security);
+}
+
+/* A command is demanded; it never runs. */
+static bool add_nothing(cJSON *root)
+{
+    static const char *const cmd[] = {"never-started", NULL};
+    return add_strings(root, "Cmd", cmd);
 }
 
 /* The body of the creation; malloc'ed, NULL without memory. */
-static char *container_json(struct helpers *helpers, const char *volume, bool writable,
+static char *container_json(struct helpers *helpers, const struct helper_conf *conf,
                             const char *mark)
 {
+    cleanup_free char *image = image_name();
     cJSON *root = cJSON_CreateObject();
-    cJSON *cmd = cJSON_AddArrayToObject(root, "Cmd");
     cJSON *labels = add_object(root, "Labels");
     cJSON *host = add_object(root, "HostConfig");
     cJSON *log = add_object(host, "LogConfig");
-    bool ok = cmd && log && cJSON_AddStringToObject(root, "Image", IMAGE) &&
-              /* A command is demanded; it never runs. */
-              cJSON_AddItemToArray(cmd, cJSON_CreateString("never-started")) &&
+    bool ok = image && log && cJSON_AddStringToObject(root, "Image", image) &&
               cJSON_AddBoolToObject(root, "NetworkDisabled", 1) &&
               cJSON_AddStringToObject(labels, HELPER_LABEL, helpers->owner) &&
-              cJSON_AddStringToObject(labels, LABEL_VOLUME, volume) &&
+              cJSON_AddStringToObject(labels, LABEL_VOLUME, conf->volume) &&
               cJSON_AddStringToObject(host, "NetworkMode", "none") &&
               /* With userns-remap the archive calls would shift ids one way
                * only (moby issue 43698). */
               cJSON_AddStringToObject(host, "UsernsMode", "host") &&
-              cJSON_AddStringToObject(log, "Type", "none") &&
-              add_mount(host, volume, writable, mark);
+              cJSON_AddStringToObject(log, "Type", "none") && add_mounts(host, conf, mark) &&
+              (conf->nonce ? add_agent(root, host, conf) : add_nothing(root));
     char *text = ok ? cJSON_PrintUnformatted(root) : NULL;
     cJSON_Delete(root);
     return text;
@@ -476,39 +556,45 @@ static void make_mark(struct helpers *helpers, char *mark, size_t room)
     (void)snprintf(mark, room, "%s:%llu", helpers->owner, helpers->creations++);
 }
 
-static int set_up(struct helper *helper, const char *volume, bool writable, struct cancel *cancel,
+static int set_up(struct helper *helper, const struct helper_conf *conf, struct cancel *cancel,
                   struct fail *why)
 {
     struct helpers *helpers = helper->helpers;
     char mark[2 * OWNER_BYTES];
     make_mark(helpers, mark, sizeof(mark));
-    cleanup_free char *json = container_json(helpers, volume, writable, mark);
+    cleanup_free char *json = container_json(helpers, conf, mark);
     if (!json)
-        return fail_errno(why, ENOMEM, "volume %s", volume);
-    char *id = NULL;
-    int r = create(helpers, json, cancel, &id, why);
-    if (r < 0)
-        return fail_prefix(why, r, "making a helper for volume %s", volume);
+        return fail_errno(why, ENOMEM, "volume %s", conf->volume);
     {
         scoped_lock(&helpers->lock);
-        helper->id = id;
+        helpers->creating++;
     }
-    return probe_volume(helpers, volume, mark, id, why);
+    char *id = NULL;
+    int r = create(helpers, json, cancel, &id, why);
+    {
+        scoped_lock(&helpers->lock);
+        helpers->creating--;
+        if (r == 0)
+            helper->id = id;
+    }
+    if (r < 0)
+        return fail_prefix(why, r, "making a helper for volume %s", conf->volume);
+    return probe_volume(helpers, conf->volume, mark, id, why);
 }
 
-int helper_open(struct helpers *helpers, const char *volume, bool writable, struct cancel *cancel,
+int helper_open(struct helpers *helpers, const struct helper_conf *conf, struct cancel *cancel,
                 struct helper **ret_helper, struct fail *why)
 {
     struct helper *helper = calloc(1, sizeof(*helper));
     if (!helper)
-        return fail_errno(why, ENOMEM, "volume %s", volume);
+        return fail_errno(why, ENOMEM, "volume %s", conf->volume);
     helper->helpers = helpers;
     int r = take_slot(helpers, helper, cancel, why);
     if (r < 0) {
         helper_free(helper);
         return r;
     }
-    r = set_up(helper, volume, writable, cancel, why);
+    r = set_up(helper, conf, cancel, why);
     if (r < 0) {
         helper_close(helper);
         return r;

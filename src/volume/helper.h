@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Helper containers: how the API way reaches a volume's contents.
+ * Helper containers: how a volume's contents are reached through the engine.
  *
- * The engine serves archives of containers, not of volumes, and locks the
- * container while it does; so each piece of work gets a container of its own
- * that has the volume mounted, is created and never started, and goes when the
- * work is done.  They are made from an empty image that is made on the spot:
- * nothing is pulled.  Label and name say what they are; those of a dvolfs that
- * died are removed by the next one.
+ * For archive calls: the engine serves archives of containers, not of volumes,
+ * and locks the container while it does; so each piece of work gets a container
+ * of its own that has the volume mounted, is created and never started, and
+ * goes when the work is done.  For an agent: one that is started, and runs it.
+ *
+ * All are made from an image that is made on the spot and holds the agent alone:
+ * nothing is pulled.  A label says what they are; those of a dvolfs that died
+ * are removed by the next one.
  *
  * Any thread may call.
  */
@@ -26,6 +28,9 @@
 /* Where the volume is in it, as a path and as an archive's prefix. */
 #define HELPER_MOUNT "/volume"
 #define HELPER_PREFIX "volume/"
+/* The agent, and the socket it gets, in one that is started. */
+#define HELPER_PROGRAM "/dvolfs-agent"
+#define HELPER_SOCKET "/agent.sock"
 /* At once; further ones wait for their turn. */
 #define HELPER_MAX 16
 
@@ -50,11 +55,24 @@ void helpers_stop(struct helpers *helpers);
  */
 must_check int helpers_sweep(struct helpers *helpers, struct fail *why);
 
+struct helper_conf {
+    const char *volume;
+    bool writable;
+    /* One that will be started, to run the agent with this nonce.  It can read
+     * the volume, and nothing else: no network, no capabilities beyond that,
+     * nothing to write to.  NULL: never started. */
+    const char *nonce;
+    /* A unix socket of this machine that it gets (whose path the engine must see
+     * too); NULL: none. */
+    const char *socket;
+};
+
 /*
- * A helper for the volume.  -ENOENT: there is no such volume (and none was
- * made); -EINTR: cancelled while waiting for a turn; errors of the engine.
+ * A helper for the volume, created and not started.  -ENOENT: there is no such
+ * volume (and none was made); -EINTR: cancelled while waiting for a turn; errors
+ * of the engine.
  */
-must_check int helper_open(struct helpers *helpers, const char *volume, bool writable,
+must_check int helper_open(struct helpers *helpers, const struct helper_conf *conf,
                            struct cancel *cancel, struct helper **ret_helper, struct fail *why);
 
 /*

@@ -4,6 +4,7 @@
 #include "engine/containers.h"
 #include "engine/json.h"
 #include "engine/system.h"
+#include "volume/agent.h"
 #include "volume/api.h"
 #include "volume/helper.h"
 #include "volume/local.h"
@@ -19,6 +20,7 @@ struct volumes {
     struct engine *engine;
     struct log *log;
     struct helpers *helpers;
+    struct agents *agents;
     struct catalogue *catalogue;
     pthread_mutex_t lock;      /* of the next two */
     struct local *local;       /* NULL: not */
@@ -80,9 +82,10 @@ static int find_local(struct volumes *volumes)
 {
     struct local *local = NULL;
     struct fail missing = FAIL_INIT;
-    int r = volumes->access == VOLUMES_ACCESS_API
-                ? fail_set(&missing, ENOTSUP, "access=api is asked for")
-                : local_open(volumes->engine, &local, &missing);
+    bool is_wanted =
+        volumes->access == VOLUMES_ACCESS_AUTO || volumes->access == VOLUMES_ACCESS_LOCAL;
+    int r = is_wanted ? local_open(volumes->engine, &local, &missing)
+                      : fail_set(&missing, ENOTSUP, "another access is asked for");
     struct local *old;
     {
         scoped_lock(&volumes->lock);
@@ -95,9 +98,11 @@ static int find_local(struct volumes *volumes)
 }
 
 /* The engine is back: perhaps in other places, or another one. */
-static void find_local_again(void *data)
+static void reconsider(void *data)
 {
-    (void)find_local(data); /* why not is told in volume.json */
+    struct volumes *volumes = data;
+    agents_reconsider(volumes->agents);
+    (void)find_local(volumes); /* why not is told in volume.json */
 }
 
 /* A reference, or NULL with why. */
@@ -130,6 +135,9 @@ int volumes_open(const struct volumes_conf *conf, struct log *log, struct volume
         r = read_server_version(volumes, why);
     if (r == 0)
         r = helpers_start(volumes->engine, log, &volumes->helpers, why);
+    if (r == 0)
+        r = agents_start(volumes->helpers, log, conf->access != VOLUMES_ACCESS_AGENT_STREAM,
+                         &volumes->agents, why);
     if (r < 0)
         return r;
     sweep(volumes);
@@ -141,7 +149,7 @@ int volumes_open(const struct volumes_conf *conf, struct log *log, struct volume
     r = catalogue_start(&(struct catalogue_conf){.engine = volumes->engine,
                                                  .log = log,
                                                  .ignore_label = HELPER_LABEL,
-                                                 .back = find_local_again,
+                                                 .back = reconsider,
                                                  .data = volumes},
                         &volumes->catalogue, why);
     if (r < 0)
@@ -155,6 +163,7 @@ void volumes_close(struct volumes *volumes)
     if (!volumes)
         return;
     catalogue_stop(volumes->catalogue);
+    agents_stop(volumes->agents);
     helpers_stop(volumes->helpers);
     local_unref(volumes->local);
     (void)pthread_mutex_destroy(&volumes->lock);
@@ -170,6 +179,16 @@ struct view *volumes_view(struct volumes *volumes)
 
 /* ---- for people -------------------------------------------------------------- */
 
+/* Where local access is none; false with why. */
+static bool may_use_agent(struct volumes *volumes, struct fail *why)
+{
+    if (volumes->access == VOLUMES_ACCESS_LOCAL || volumes->access == VOLUMES_ACCESS_API) {
+        (void)fail_set(why, ENOTSUP, "another access is asked for");
+        return false;
+    }
+    return agents_may_work(volumes->agents, why);
+}
+
 int volumes_status(struct volumes *volumes, cJSON *object)
 {
     char api[16];
@@ -178,6 +197,8 @@ int volumes_status(struct volumes *volumes, cJSON *object)
     int64_t lost_since = catalogue_lost_since(volumes->catalogue);
     struct fail missing = FAIL_INIT;
     struct local *local cleanup_local = get_local(volumes, &missing);
+    struct fail no_agent = FAIL_INIT;
+    bool agent = may_use_agent(volumes, &no_agent);
     cJSON *engine = cJSON_AddObjectToObject(object, "engine");
     bool ok = cJSON_AddStringToObject(engine, "endpoint", engine_endpoint(volumes->engine)) &&
               cJSON_AddStringToObject(engine, "version", volumes->server_version) &&
@@ -185,7 +206,8 @@ int volumes_status(struct volumes *volumes, cJSON *object)
               cJSON_AddStringToObject(engine, "state", lost_since ? "lost" : "connected") &&
               cJSON_AddNumberToObject(engine, "lost_since", (double)lost_since) &&
               cJSON_AddNumberToObject(object, "volumes", (double)view_count(view)) &&
-              cJSON_AddStringToObject(object, "local", local ? "yes" : missing.text);
+              cJSON_AddStringToObject(object, "local", local ? "yes" : missing.text) &&
+              cJSON_AddStringToObject(object, "agent", agent ? "yes" : no_agent.text);
     return ok ? 0 : -ENOMEM;
 }
 
@@ -218,18 +240,41 @@ static cJSON *parse_volume(const struct view_volume *volume)
     return volume ? json_parse(volume->json, strlen(volume->json)) : NULL;
 }
 
-/* How it is reached, and where that is not file by file, why not. */
-static int add_way(struct volumes *volumes, cJSON *object)
+/* A reference where the volume (as JSON) is read from its directory; NULL with why. */
+static struct local *get_local_for(struct volumes *volumes, const cJSON *object, struct fail *why)
+{
+    struct local *local = get_local(volumes, why);
+    if (!local || is_plain_directory(object))
+        return local;
+    local_unref(local);
+    (void)fail_set(why, ENOTSUP, "the volume is not a plain directory of the engine's");
+    return NULL;
+}
+
+/* What holds the volume at the moment, so that the engine will not remove it. */
+static int add_helper(struct volumes *volumes, cJSON *ours, const char *name)
+{
+    cleanup_free char *id = agents_helper(volumes->agents, name);
+    char text[128];
+    if (!id)
+        return 0;
+    (void)snprintf(text, sizeof(text), "container %.12s reads the volume, and goes seconds after it",
+                   id);
+    return cJSON_AddStringToObject(ours, "helper", text) ? 0 : -ENOMEM;
+}
+
+/* How it is reached, and why not by a better way. */
+static int add_way(struct volumes *volumes, const char *name, cJSON *object)
 {
     cJSON *ours = cJSON_AddObjectToObject(object, "dvolfs");
-    struct fail missing = FAIL_INIT;
-    struct local *way cleanup_local = get_local(volumes, &missing);
-    bool local = way && is_plain_directory(object);
-    if (way && !local)
-        (void)fail_set(&missing, ENOTSUP, "the volume is not a plain directory of the engine's");
-    bool ok = cJSON_AddStringToObject(ours, "access", local ? "local" : "api") &&
-              (local || cJSON_AddStringToObject(ours, "not_local", missing.text));
-    return ok ? 0 : -ENOMEM;
+    struct fail not_local = FAIL_INIT, not_agent = FAIL_INIT;
+    struct local *local cleanup_local = get_local_for(volumes, object, &not_local);
+    bool agent = !local && may_use_agent(volumes, &not_agent);
+    bool ok =
+        cJSON_AddStringToObject(ours, "access", local ? "local" : agent ? "agent" : "api") &&
+        (local || cJSON_AddStringToObject(ours, "not_local", not_local.text)) &&
+        (local || agent || cJSON_AddStringToObject(ours, "not_agent", not_agent.text));
+    return ok ? add_helper(volumes, ours, name) : -ENOMEM;
 }
 
 int volumes_describe(struct volumes *volumes, const struct view *view,
@@ -239,7 +284,7 @@ int volumes_describe(struct volumes *volumes, const struct view *view,
     if (!cJSON_IsObject(object))
         return -EIO;
     cJSON *users = cJSON_AddArrayToObject(object, "Containers");
-    int r = users ? add_way(volumes, object) : -ENOMEM;
+    int r = users ? add_way(volumes, volume->name, object) : -ENOMEM;
     if (r == 0)
         r = view_users(view, volume->name, add_user, users);
     if (r < 0)
@@ -252,36 +297,56 @@ int volumes_describe(struct volumes *volumes, const struct view *view,
 
 /* ---- contents ------------------------------------------------------------------ */
 
-enum volumes_access volumes_way(struct volumes *volumes, const struct view_volume *volume)
+enum volumes_access volumes_way(struct volumes *volumes, const char *name)
 {
-    struct local *local cleanup_local = get_local(volumes, NULL);
-    cJSON *object cleanup_json = local ? parse_volume(volume) : NULL;
-    return is_plain_directory(object) ? VOLUMES_ACCESS_LOCAL : VOLUMES_ACCESS_API;
+    struct view *view cleanup_view = volumes_view(volumes);
+    const struct view_volume *volume = view_find(view, name);
+    if (!volume)
+        return VOLUMES_ACCESS_API;
+    cJSON *object cleanup_json = parse_volume(volume);
+    struct local *local cleanup_local = get_local_for(volumes, object, NULL);
+    if (local)
+        return VOLUMES_ACCESS_LOCAL;
+    return may_use_agent(volumes, NULL) ? VOLUMES_ACCESS_AGENT : VOLUMES_ACCESS_API;
 }
 
 int volumes_contents(struct volumes *volumes, const char *name, struct cancel *cancel,
                      struct contents **ret_contents, struct fail *why)
 {
-    (void)cancel;
     struct view *view cleanup_view = volumes_view(volumes);
     const struct view_volume *volume = view_find(view, name);
     if (!volume)
         return fail_set(why, ENOENT, "there is no volume %s", name);
     cJSON *object cleanup_json = parse_volume(volume);
     const char *mountpoint = json_string(object, "Mountpoint");
-    struct local *local cleanup_local = get_local(volumes, NULL);
-    if (!local || !is_plain_directory(object) || !mountpoint)
-        return fail_set(why, ENOTSUP, "volume %s is reached by archive calls alone", name);
-    return local_contents(local, mountpoint, ret_contents, why);
+    struct local *local cleanup_local = get_local_for(volumes, object, NULL);
+    if (local && mountpoint)
+        return local_contents(local, mountpoint, ret_contents, why);
+    if (may_use_agent(volumes, NULL))
+        return agents_contents(volumes->agents, name, cancel, ret_contents, why);
+    return fail_set(why, ENOTSUP, "volume %s is reached by archive calls alone", name);
+}
+
+/* Archive calls are not to be fallen back upon where another way is demanded. */
+static int check_may_use_api(struct volumes *volumes, const char *name, struct fail *why)
+{
+    struct fail reason = FAIL_INIT;
+    if (volumes->access == VOLUMES_ACCESS_AUTO || volumes->access == VOLUMES_ACCESS_API)
+        return 0;
+    if (volumes->access == VOLUMES_ACCESS_LOCAL)
+        return fail_set(why, ENOTSUP, "volume %s cannot be read by access=local", name);
+    (void)may_use_agent(volumes, &reason);
+    return fail_set(why, ENOTSUP, "volume %s cannot be read by an agent: %s", name, reason.text);
 }
 
 int volumes_read(struct volumes *volumes, const char *name, int fd, struct cancel *cancel,
                  struct volumes_summary *ret_summary, struct fail *why)
 {
-    if (volumes->access == VOLUMES_ACCESS_LOCAL)
-        return fail_set(why, ENOTSUP, "volume %s cannot be read by access=local", name);
+    int r = check_may_use_api(volumes, name, why);
+    if (r < 0)
+        return r;
     struct api_summary summary;
-    int r = api_read(volumes->helpers, name, fd, cancel, &summary, why);
+    r = api_read(volumes->helpers, name, fd, cancel, &summary, why);
     if (r < 0)
         return r;
     *ret_summary = (struct volumes_summary){.bytes = summary.bytes,

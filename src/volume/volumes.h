@@ -23,9 +23,11 @@ struct cJSON;
 struct volumes;
 
 enum volumes_access {
-    VOLUMES_ACCESS_AUTO,  /* the first that works for a volume */
-    VOLUMES_ACCESS_LOCAL, /* the volumes' directories on this machine */
-    VOLUMES_ACCESS_API,   /* archive calls on a helper container that is never started */
+    VOLUMES_ACCESS_AUTO,         /* the first that works for a volume */
+    VOLUMES_ACCESS_LOCAL,        /* the volumes' directories on this machine */
+    VOLUMES_ACCESS_AGENT,        /* an agent in a helper container */
+    VOLUMES_ACCESS_AGENT_STREAM, /* the same, always by the attach stream */
+    VOLUMES_ACCESS_API,          /* archive calls on a helper container that is never started */
 };
 
 struct volumes_conf {
@@ -67,10 +69,11 @@ must_check int volumes_describe(struct volumes *volumes, const struct view *view
                                 const struct view_volume *volume, struct buf *out);
 
 /*
- * How the volume's contents are reached.  Never blocks.  VOLUMES_ACCESS_API: not
- * file by file; never VOLUMES_ACCESS_AUTO.
+ * How the volume's contents are reached: LOCAL, where calls block on the disk
+ * alone; AGENT; or API, where they are not to be had file by file, or there is no such
+ * volume.  Never blocks.
  */
-enum volumes_access volumes_way(struct volumes *volumes, const struct view_volume *volume);
+enum volumes_access volumes_way(struct volumes *volumes, const char *name);
 
 /*
  * The volume's contents, file by file; a new reference.  -ENOENT: no such

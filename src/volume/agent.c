@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One thread, the reaper, ends what is idle.  A volume's agent is in one of three
+ * states: none, changing (a thread starts it or takes it away; others wait), or
+ * there.  One lock guards it all; none of the slow work is done under it.
+ */
+#include "volume/agent.h"
+
+#include "volume/agent_start.h"
+
+#include <string.h>
+#include <time.h>
+
+struct agent_volume {
+    struct agents *agents;
+    char *name;
+    unsigned users; /* contents */
+    unsigned works; /* between enter and leave */
+    bool is_changing;
+    time_t idle_since;
+    struct helper *helper;
+    struct agent_link *link; /* NULL: none */
+    struct agent_volume *next;
+};
+
+struct agents {
+    struct starter *starter;
+    struct log *log;
+    pthread_t reaper;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct agent_volume *volumes;
+    bool ever_worked;
+    bool cannot_work;
+    struct fail reason; /* why it cannot */
+    bool stopping;
+};
+
+static time_t now_s(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec;
+}
+
+/* ---- starting --------------------------------------------------------------------- */
+
+/* Errors that say nothing about agents on this engine. */
+static bool is_passing(int r)
+{
+    static const int passing[] = {EINTR,  ENOENT, EHOSTDOWN, ETIMEDOUT, EACCES,
+                                  ENOMEM, EMFILE, ENFILE,    EAGAIN,    EBUSY};
+    for (size_t i = 0; i < sizeof(passing) / sizeof(*passing); i++)
+        if (r == -passing[i])
+            return true;
+    return false;
+}
+
+/* With the lock. */
+static void note_start(struct agents *agents, int r, const struct fail *why)
+{
+    if (r == 0)
+        agents->ever_worked = true;
+    if (r == 0 || agents->ever_worked || is_passing(r))
+        return;
+    agents->cannot_work = true;
+    agents->reason = *why;
+}
+
+/* With the lock, which it lets go meanwhile. */
+static int start(struct agent_volume *volume, struct cancel *cancel, struct fail *why)
+{
+    struct agents *agents = volume->agents;
+    struct helper *helper = NULL, *old_helper = take(volume->helper);
+    struct agent_link *link = NULL, *old_link = take(volume->link);
+    volume->is_changing = true;
+    (void)pthread_mutex_unlock(&agents->lock);
+    agent_link_unref(old_link);
+    helper_close(old_helper);
+    struct fail reason = FAIL_INIT;
+    int r = starter_run(agents->starter, volume->name, cancel, &helper, &link, &reason);
+    (void)pthread_mutex_lock(&agents->lock);
+    volume->is_changing = false;
+    volume->helper = helper;
+    volume->link = link;
+    volume->idle_since = now_s();
+    note_start(agents, r, &reason);
+    (void)pthread_cond_broadcast(&agents->changed);
+    if (r < 0 && why)
+        *why = reason;
+    return r;
+}
+
+static void wake_up(void *data)
+{
+    struct agents *agents = data;
+    scoped_lock(&agents->lock);
+    (void)pthread_cond_broadcast(&agents->changed);
+}
+
+/* With the lock: waits until nobody changes the volume's agent. */
+static int await_change(struct agent_volume *volume, struct cancel *cancel)
+{
+    while (volume->is_changing && !cancel_is_raised(cancel))
+        (void)pthread_cond_wait(&volume->agents->changed, &volume->agents->lock);
+    return cancel_is_raised(cancel) ? -EINTR : 0;
+}
+
+/* With the lock. */
+static int enter(struct agent_volume *volume, struct cancel *cancel, struct agent_link **ret_link,
+                 struct fail *why)
+{
+    int r = await_change(volume, cancel);
+    if (r == 0 && (!volume->link || agent_link_is_broken(volume->link)))
+        r = volume->agents->cannot_work ? -ENOTSUP : start(volume, cancel, why);
+    if (r < 0)
+        return r;
+    volume->works++;
+    *ret_link = agent_link_ref(volume->link);
+    return 0;
+}
+
+int agent_volume_enter(struct agent_volume *volume, struct cancel *cancel,
+                       struct agent_link **ret_link, struct fail *why)
+{
+    struct cancel_hook hook = {.run = wake_up, .data = volume->agents};
+    cancel_hook_add(cancel, &hook);
+    int r;
+    {
+        scoped_lock(&volume->agents->lock);
+        r = enter(volume, cancel, ret_link, why);
+        if (r == -ENOTSUP && volume->agents->cannot_work && why)
+            *why = volume->agents->reason;
+    }
+    cancel_hook_remove(cancel, &hook);
+    return r;
+}
+
+void agent_volume_leave(struct agent_volume *volume, struct agent_link *link)
+{
+    struct agents *agents = volume->agents;
+    agent_link_unref(link);
+    scoped_lock(&agents->lock);
+    volume->works--;
+    volume->idle_since = now_s();
+}
+
+/* ---- the reaper ---------------------------------------------------------------------- */
+
+static bool is_due(const struct agent_volume *volume, time_t now)
+{
+    return volume->link && !volume->is_changing && volume->works == 0 &&
+           (volume->agents->stopping || now >= volume->idle_since + AGENT_IDLE_SECONDS ||
+            agent_link_is_broken(volume->link));
+}
+
+/* Ends the volume's agent.  With the lock, which it lets go meanwhile. */
+static void end(struct agent_volume *volume)
+{
+    struct agents *agents = volume->agents;
+    struct helper *helper = take(volume->helper);
+    struct agent_link *link = take(volume->link);
+    volume->is_changing = true;
+    (void)pthread_mutex_unlock(&agents->lock);
+    agent_link_unref(link);
+    helper_close(helper);
+    (void)pthread_mutex_lock(&agents->lock);
+    volume->is_changing = false;
+    (void)pthread_cond_broadcast(&agents->changed);
+}
+
+static void forget(struct agent_volume **at)
+{
+    struct agent_volume *volume = *at;
+    *at = volume->next;
+    free(volume->name);
+    free(volume);
+}
+
+/* Whether it did something, so that the list is to be looked at anew. */
+static bool reap_one(struct agents *agents)
+{
+    time_t now = now_s();
+    for (struct agent_volume **at = &agents->volumes; *at; at = &(*at)->next) {
+        if (is_due(*at, now)) {
+            end(*at);
+            return true;
+        }
+        if ((*at)->users == 0 && (*at)->works == 0 && !(*at)->link && !(*at)->is_changing) {
+            forget(at);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void *reaper_main(void *arg)
+{
+    struct agents *agents = arg;
+    (void)pthread_mutex_lock(&agents->lock);
+    for (;;) {
+        if (reap_one(agents))
+            continue;
+        if (agents->stopping)
+            break;
+        struct timespec until = {.tv_sec = now_s() + (agents->volumes ? 1 : 3600)};
+        (void)pthread_cond_timedwait(&agents->changed, &agents->lock, &until);
+    }
+    (void)pthread_mutex_unlock(&agents->lock);
+    return NULL;
+}
+
+/* ---- volumes --------------------------------------------------------------------------- */
+
+static struct agent_volume *find(struct agents *agents, const char *name)
+{
+    struct agent_volume *at = agents->volumes;
+    while (at && strcmp(at->name, name) != 0)
+        at = at->next;
+    return at;
+}
+
+/* Counts a user.  NULL: out of memory. */
+static struct agent_volume *find_or_add(struct agents *agents, const char *name)
+{
+    scoped_lock(&agents->lock);
+    struct agent_volume *volume = find(agents, name);
+    if (!volume) {
+        volume = calloc(1, sizeof(*volume));
+        if (!volume || !(volume->name = strdup(name))) {
+            free(volume);
+            return NULL;
+        }
+        volume->agents = agents;
+        volume->next = agents->volumes;
+        agents->volumes = volume;
+        (void)pthread_cond_broadcast(&agents->changed); /* the reaper is to look now and then */
+    }
+    volume->users++;
+    return volume;
+}
+
+void agent_volume_unref(struct agent_volume *volume)
+{
+    scoped_lock(&volume->agents->lock);
+    volume->users--;
+}
+
+int agents_contents(struct agents *agents, const char *volume, struct cancel *cancel,
+                    struct contents **ret_contents, struct fail *why)
+{
+    struct agent_volume *found = find_or_add(agents, volume);
+    if (!found)
+        return fail_errno(why, ENOMEM, "volume %s", volume);
+    struct agent_link *link;
+    int r = agent_volume_enter(found, cancel, &link, why);
+    if (r < 0) {
+        agent_volume_unref(found);
+        return r == -EINTR || r == -ENOENT || !agents->cannot_work ? r : -ENOTSUP;
+    }
+    r = agent_contents_new(found, ret_contents);
+    agent_volume_leave(found, link);
+    return r < 0 ? fail_errno(why, -r, "volume %s", volume) : 0;
+}
+
+char *agents_helper(struct agents *agents, const char *volume)
+{
+    scoped_lock(&agents->lock);
+    struct agent_volume *found = find(agents, volume);
+    return found && found->helper ? strdup(helper_container(found->helper)) : NULL;
+}
+
+/* ---- life ------------------------------------------------------------------------------- */
+
+bool agents_may_work(struct agents *agents, struct fail *why)
+{
+    scoped_lock(&agents->lock);
+    if (agents->cannot_work && why)
+        *why = agents->reason;
+    return !agents->cannot_work;
+}
+
+void agents_reconsider(struct agents *agents)
+{
+    scoped_lock(&agents->lock);
+    agents->cannot_work = agents->ever_worked = false;
+}
+
+static void agents_free(struct agents *agents)
+{
+    starter_free(agents->starter);
+    (void)pthread_cond_destroy(&agents->changed);
+    (void)pthread_mutex_destroy(&agents->lock);
+    free(agents);
+}
+
+int agents_start(struct helpers *helpers, struct log *log, bool with_socket,
+                 struct agents **ret_agents, struct fail *why)
+{
+    struct agents *agents = calloc(1, sizeof(*agents));
+    if (!agents)
+        return fail_errno(why, ENOMEM, "agents");
+    agents->log = log;
+    (void)pthread_mutex_init(&agents->lock, NULL);
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&agents->changed, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    agents->starter = starter_new(helpers, with_socket);
+    int r = agents->starter ? pthread_create(&agents->reaper, NULL, reaper_main, agents) : ENOMEM;
+    if (r != 0) {
+        agents_free(agents);
+        return fail_errno(why, r, "agents");
+    }
+    *ret_agents = agents;
+    return 0;
+}
+
+void agents_stop(struct agents *agents)
+{
+    if (!agents)
+        return;
+    {
+        scoped_lock(&agents->lock);
+        agents->stopping = true;
+        (void)pthread_cond_broadcast(&agents->changed);
+    }
+    (void)pthread_join(agents->reaper, NULL);
+    agents_free(agents);
+}

@@ -1,0 +1,572 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Without a thread of its own: whoever waits reads.  Of those who wait one, the
+ * reader, polls the connection, with the lock let go, and hands out what comes;
+ * when it has its own replies it makes the next one the reader.  So a single
+ * caller gets its reply without another thread being woken.
+ *
+ * A request is found again by its id, the number of a slot and a count, so that
+ * a late reply is not taken for that of a later request.  The slot of a call
+ * that was given up stays taken until its reply has come, and what that opened
+ * is closed.
+ *
+ * One lock guards it all.
+ */
+#include "volume/agent_link.h"
+
+#include "engine/attach.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define SLOT_BITS 10
+#define SLOTS (1u << SLOT_BITS)
+#define HELLO_SLOT 0 /* of the frame that comes unasked, with id 0 */
+#define READ_BYTES ((size_t)256 * 1024)
+/* Descriptors in one message: unix(7), SCM_MAX_FD. */
+#define MESSAGE_FDS 253
+/* That have come and whose frames have not; beyond it the agent is not sound. */
+#define MAX_FDS 1024
+#define MAX_OUT_BYTES ((size_t)16 << 20)
+#define MAX_ERR_BYTES 400
+
+/* A thread with calls under way. */
+struct agent_waiter {
+    pthread_cond_t woken;
+    size_t left; /* replies */
+    struct agent_waiter *next;
+};
+
+struct slot {
+    uint32_t id;
+    uint16_t type; /* 0: free */
+    struct agent_call *call; /* NULL: given up */
+};
+
+struct agent_link {
+    int fd;
+    int wake_fd; /* wakes the reader: there is something to send */
+    bool is_socket;
+    char *scratch; /* READ_BYTES, the reader's */
+
+    pthread_mutex_t lock;
+    int refs;
+    int error; /* why it is broken; 0: it is not */
+    bool is_read; /* somebody is the reader */
+    struct agent_waiter *waiters;
+    unsigned slots_used;
+    unsigned next_slot;
+    uint32_t count; /* of requests, for ids */
+    struct slot slots[SLOTS];
+    struct buf out;
+    struct buf in;
+    struct buf err; /* what the agent wrote to stderr */
+    struct attach_state attach;
+    int fds[MAX_FDS]; /* descriptors that have come, first in, first out */
+    unsigned fd_count;
+};
+
+void agent_reply_done(struct agent_reply *reply)
+{
+    buf_done(&reply->payload);
+    cleanup_close_impl(&reply->fd);
+    reply->fd = -1;
+}
+
+/* ---- waiters ----------------------------------------------------------------------- */
+
+/* With the lock, like all below unless they say otherwise. */
+static void wake_all(struct agent_link *link)
+{
+    for (struct agent_waiter *at = link->waiters; at; at = at->next)
+        (void)pthread_cond_signal(&at->woken);
+}
+
+static void settle(struct agent_call *call, int error)
+{
+    call->error = error;
+    if (--call->waiter->left == 0)
+        (void)pthread_cond_signal(&call->waiter->woken);
+}
+
+static void free_slot(struct agent_link *link, struct slot *slot)
+{
+    bool was_full = link->slots_used == SLOTS - 1;
+    *slot = (struct slot){0};
+    link->slots_used--;
+    if (was_full)
+        wake_all(link);
+}
+
+static void break_link(struct agent_link *link, int error)
+{
+    if (link->error)
+        return;
+    link->error = error;
+    (void)shutdown(link->fd, SHUT_RDWR);
+    for (unsigned i = 0; i < SLOTS; i++) {
+        struct agent_call *call = link->slots[i].type ? link->slots[i].call : NULL;
+        if (link->slots[i].type)
+            free_slot(link, &link->slots[i]);
+        if (call)
+            settle(call, error);
+    }
+    wake_all(link);
+}
+
+/* ---- sending ------------------------------------------------------------------------ */
+
+/* As much as can be sent now. */
+static void flush(struct agent_link *link)
+{
+    size_t done = 0;
+    while (done < link->out.len && !link->error) {
+        ssize_t n = send(link->fd, link->out.data + done, link->out.len - done,
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n > 0)
+            done += (size_t)n;
+        else if (n < 0 && errno == EAGAIN)
+            break;
+        else if (n < 0 && errno != EINTR)
+            break_link(link, -ENOTCONN);
+    }
+    buf_drop_front(&link->out, done);
+    if (link->out.len && link->is_read) {
+        uint64_t one = 1;
+        (void)!write(link->wake_fd, &one, sizeof(one));
+    }
+}
+
+static struct slot *find_free_slot(struct agent_link *link)
+{
+    for (unsigned i = 0; i < SLOTS; i++) {
+        unsigned index = (link->next_slot + i) % SLOTS;
+        if (index == HELLO_SLOT || link->slots[index].type)
+            continue;
+        link->next_slot = index + 1;
+        return &link->slots[index];
+    }
+    return NULL;
+}
+
+static void take_slot(struct agent_link *link, struct slot *slot, struct agent_call *call)
+{
+    uint32_t number = (uint32_t)(slot - link->slots);
+    *slot = (struct slot){.id = number == HELLO_SLOT ? 0 : ++link->count << SLOT_BITS | number,
+                          .type = call->request.type,
+                          .call = call};
+    link->slots_used++;
+}
+
+static bool is_full(const struct agent_link *link)
+{
+    return link->slots_used >= SLOTS - 1 && !link->error;
+}
+
+/* Adds the request to what is to be sent; its reply will settle the call. */
+static void begin(struct agent_link *link, struct agent_call *call)
+{
+    if (link->error) {
+        settle(call, link->error);
+        return;
+    }
+    struct slot *slot = find_free_slot(link);
+    take_slot(link, slot, call);
+    call->request.id = slot->id;
+    int r = agent_request_write(&link->out, &call->request);
+    if (r < 0) {
+        free_slot(link, slot);
+        settle(call, r);
+    }
+}
+
+void agent_link_close_handle(struct agent_link *link, uint32_t handle)
+{
+    scoped_lock(&link->lock);
+    if (link->error)
+        return;
+    /* Without memory the handle stays open at the agent, which bounds them. */
+    if (agent_request_write(&link->out, &(struct agent_request){.type = AGENT_CLOSE,
+                                                                .handle = handle}) == 0)
+        flush(link);
+}
+
+/* ---- receiving ----------------------------------------------------------------------- */
+
+static int take_descriptor(struct agent_link *link)
+{
+    if (link->fd_count == 0)
+        return -1;
+    int fd = link->fds[0];
+    memmove(link->fds, link->fds + 1, --link->fd_count * sizeof(*link->fds));
+    return fd;
+}
+
+static bool is_regular(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* What a reply that nobody waits for has opened is closed. */
+static void drop_reply(struct agent_link *link, const struct agent_frame *frame, int fd)
+{
+    if (fd >= 0)
+        (void)close(fd);
+    bool opens = frame->type == AGENT_OPEN || frame->type == AGENT_LIST ||
+                 frame->type == AGENT_WALK;
+    if (opens && frame->result > 0)
+        (void)!agent_request_write(&link->out,
+                                   &(struct agent_request){.type = AGENT_CLOSE,
+                                                           .handle = (uint32_t)frame->result});
+}
+
+static void give_reply(struct agent_call *call, const struct agent_frame *frame, int fd)
+{
+    struct agent_reply reply = {.result = frame->result, .flags = frame->flags, .fd = fd};
+    buf_init(&reply.payload, AGENT_MAX_REPLY_BYTES);
+    int r = buf_add(&reply.payload, frame->payload, frame->bytes);
+    if (r < 0)
+        agent_reply_done(&reply);
+    else
+        call->reply = reply;
+    settle(call, r);
+}
+
+static int take_frame(struct agent_link *link, const struct agent_frame *frame)
+{
+    struct slot *slot = &link->slots[frame->id % SLOTS];
+    if (slot->type != frame->type || slot->id != frame->id)
+        return -EBADMSG;
+    int fd = -1;
+    if (frame->flags & AGENT_DESCRIPTOR) {
+        fd = take_descriptor(link);
+        if (frame->type != AGENT_OPEN || fd < 0 || !is_regular(fd)) {
+            cleanup_close_impl(&fd);
+            return -EBADMSG;
+        }
+    }
+    struct agent_call *call = slot->call;
+    free_slot(link, slot);
+    if (call)
+        give_reply(call, frame, fd);
+    else
+        drop_reply(link, frame, fd);
+    return 0;
+}
+
+static int take_frames(struct agent_link *link)
+{
+    size_t position = 0;
+    struct agent_frame frame;
+    int r;
+    while ((r = agent_frame_read(link->in.data, link->in.len, &position, AGENT_MAX_REPLY_BYTES,
+                                 &frame)) > 0) {
+        r = take_frame(link, &frame);
+        if (r < 0)
+            return r;
+    }
+    buf_drop_front(&link->in, position);
+    return r;
+}
+
+/* Keeps the descriptors of a message; -EMFILE: the kernel had no room for all. */
+static int keep_descriptors(struct agent_link *link, struct msghdr *message)
+{
+    int r = message->msg_flags & MSG_CTRUNC ? -EMFILE : 0;
+    for (struct cmsghdr *at = CMSG_FIRSTHDR(message); at; at = CMSG_NXTHDR(message, at)) {
+        if (at->cmsg_level != SOL_SOCKET || at->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (at->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(at) + i * sizeof(int), sizeof(fd));
+            if (r == 0 && link->fd_count < MAX_FDS) {
+                link->fds[link->fd_count++] = fd;
+            } else {
+                (void)close(fd);
+                r = -EMFILE;
+            }
+        }
+    }
+    return r;
+}
+
+/* The next bytes, without the lock.  As recv(2). */
+static ssize_t receive(struct agent_link *link, struct msghdr *message)
+{
+    ssize_t n;
+    do
+        n = recvmsg(link->fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+static int take_bytes(struct agent_link *link, ssize_t n, struct msghdr *message)
+{
+    if (n == -EAGAIN)
+        return 0;
+    if (n <= 0)
+        return -ENOTCONN;
+    int r = keep_descriptors(link, message);
+    if (r == 0)
+        r = link->is_socket ? buf_add(&link->in, link->scratch, (size_t)n)
+                            : attach_take(&link->attach, link->scratch, (size_t)n, &link->in,
+                                          &link->err);
+    return r < 0 ? r : take_frames(link);
+}
+
+/* Waits for the connection and takes what has come.  Lets the lock go meanwhile. */
+static void read_once(struct agent_link *link, struct cancel *cancel)
+{
+    union {
+        char bytes[CMSG_SPACE(MESSAGE_FDS * sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {.iov_base = link->scratch, .iov_len = READ_BYTES};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = link->is_socket ? control.bytes : NULL,
+                             .msg_controllen = link->is_socket ? sizeof(control.bytes) : 0};
+    bool sends = link->out.len > 0;
+    struct pollfd fds[] = {{.fd = link->fd, .events = (short)(POLLIN | (sends ? POLLOUT : 0))},
+                           {.fd = link->wake_fd, .events = POLLIN},
+                           {.fd = cancel_fd(cancel), .events = POLLIN}};
+    link->is_read = true;
+    (void)pthread_mutex_unlock(&link->lock);
+    int ready = poll(fds, 3, AGENT_SILENCE_MS);
+    ssize_t n = ready > 0 && fds[0].revents & (POLLIN | POLLHUP | POLLERR)
+                    ? receive(link, &message)
+                    : -EAGAIN;
+    uint64_t woken;
+    if (ready > 0 && fds[1].revents)
+        (void)!read(link->wake_fd, &woken, sizeof(woken));
+    (void)pthread_mutex_lock(&link->lock);
+    link->is_read = false;
+    int r = ready == 0 ? -ETIMEDOUT : take_bytes(link, n, &message);
+    if (r < 0 && r != -ETIMEDOUT && r != -EBADMSG)
+        r = -ENOTCONN;
+    if (r < 0)
+        break_link(link, r);
+    flush(link);
+}
+
+/* Makes one of those who wait the reader. */
+static void pass_on(struct agent_link *link)
+{
+    if (link->waiters && !link->is_read)
+        (void)pthread_cond_signal(&link->waiters->woken);
+}
+
+static void wait_for_replies(struct agent_link *link, struct agent_waiter *waiter,
+                             struct cancel *cancel)
+{
+    while (waiter->left && !cancel_is_raised(cancel)) {
+        if (link->is_read)
+            (void)pthread_cond_wait(&waiter->woken, &link->lock);
+        else
+            read_once(link, cancel);
+    }
+}
+
+/* ---- calls ------------------------------------------------------------------------------ */
+
+static void wake_for_cancel(void *data)
+{
+    struct agent_link *link = data;
+    scoped_lock(&link->lock);
+    wake_all(link);
+}
+
+/* Those without a reply are given up. */
+static void give_up(struct agent_link *link, struct agent_call *calls, size_t count)
+{
+    for (unsigned i = 0; i < SLOTS; i++)
+        if (link->slots[i].type && link->slots[i].call >= calls &&
+            link->slots[i].call < calls + count) {
+            link->slots[i].call->error = -EINTR;
+            link->slots[i].call = NULL;
+        }
+}
+
+static void add_waiter(struct agent_link *link, struct agent_waiter *waiter)
+{
+    (void)pthread_cond_init(&waiter->woken, NULL);
+    waiter->next = link->waiters;
+    link->waiters = waiter;
+}
+
+static void remove_waiter(struct agent_link *link, struct agent_waiter *waiter)
+{
+    struct agent_waiter **at = &link->waiters;
+    while (*at != waiter)
+        at = &(*at)->next;
+    *at = waiter->next;
+    (void)pthread_cond_destroy(&waiter->woken);
+}
+
+/* Sends as many as there are slots for, and the others as slots come free. */
+static void begin_all(struct agent_link *link, struct agent_waiter *waiter,
+                      struct agent_call *calls, size_t count, struct cancel *cancel)
+{
+    for (size_t i = 0; i < count; i++) {
+        while (is_full(link) && !cancel_is_raised(cancel)) {
+            flush(link);
+            if (link->is_read)
+                (void)pthread_cond_wait(&waiter->woken, &link->lock);
+            else
+                read_once(link, cancel);
+        }
+        if (cancel_is_raised(cancel)) {
+            waiter->left -= count - i;
+            return;
+        }
+        begin(link, &calls[i]);
+    }
+    flush(link);
+}
+
+void agent_link_call_many(struct agent_link *link, struct agent_call *calls, size_t count,
+                          struct cancel *cancel)
+{
+    struct agent_waiter waiter = {.left = count};
+    for (size_t i = 0; i < count; i++) {
+        calls[i].waiter = &waiter;
+        calls[i].error = -EINTR;
+    }
+    struct cancel_hook hook = {.run = wake_for_cancel, .data = link};
+    cancel_hook_add(cancel, &hook);
+    {
+        scoped_lock(&link->lock);
+        add_waiter(link, &waiter);
+        begin_all(link, &waiter, calls, count, cancel);
+        wait_for_replies(link, &waiter, cancel);
+        if (waiter.left)
+            give_up(link, calls, count);
+        remove_waiter(link, &waiter);
+        pass_on(link);
+    }
+    cancel_hook_remove(cancel, &hook);
+}
+
+int agent_link_call(struct agent_link *link, const struct agent_request *request,
+                    struct cancel *cancel, struct agent_reply *ret_reply)
+{
+    struct agent_call call = {.request = *request};
+    agent_link_call_many(link, &call, 1, cancel);
+    if (call.error == 0)
+        *ret_reply = call.reply;
+    return call.error;
+}
+
+/* ---- life --------------------------------------------------------------------------------- */
+
+static void link_free(struct agent_link *link)
+{
+    for (unsigned i = 0; i < link->fd_count; i++)
+        (void)close(link->fds[i]);
+    buf_done(&link->in);
+    buf_done(&link->out);
+    buf_done(&link->err);
+    cleanup_close_impl(&link->fd);
+    cleanup_close_impl(&link->wake_fd);
+    (void)pthread_mutex_destroy(&link->lock);
+    free(link->scratch);
+    free(link);
+}
+
+static int check_hello(const struct agent_reply *hello, const char *nonce)
+{
+    if (hello->result != AGENT_VERSION || hello->payload.len != strlen(nonce) ||
+        memcmp(buf_string(&hello->payload), nonce, hello->payload.len) != 0)
+        return -EBADMSG;
+    return 0;
+}
+
+/* The first frame comes unasked: it is waited for as if it had been asked for. */
+static int await_hello(struct agent_link *link, const char *nonce, struct cancel *cancel,
+                       struct fail *why)
+{
+    struct agent_waiter waiter = {.left = 1};
+    struct agent_call call = {.request = {.type = AGENT_HELLO}, .waiter = &waiter};
+    scoped_lock(&link->lock);
+    add_waiter(link, &waiter);
+    take_slot(link, &link->slots[HELLO_SLOT], &call);
+    wait_for_replies(link, &waiter, cancel);
+    if (waiter.left) {
+        call.error = -EINTR;
+        give_up(link, &call, 1);
+    }
+    remove_waiter(link, &waiter);
+    int r = call.error;
+    if (r == 0) {
+        r = check_hello(&call.reply, nonce);
+        agent_reply_done(&call.reply);
+    }
+    if (r < 0)
+        return fail_set(why, -r, "the agent does not answer: %s",
+                        link->err.len ? buf_string(&link->err) : strerror(-r));
+    return 0;
+}
+
+int agent_link_open(int fd, bool is_socket, const char *nonce, struct cancel *cancel,
+                    struct agent_link **ret_link, struct fail *why)
+{
+    struct agent_link *link cleanup_agent_link = calloc(1, sizeof(*link));
+    if (!link) {
+        (void)close(fd);
+        return fail_errno(why, ENOMEM, "agent");
+    }
+    link->refs = 1;
+    link->fd = fd;
+    link->is_socket = is_socket;
+    (void)pthread_mutex_init(&link->lock, NULL);
+    buf_init(&link->in, AGENT_MAX_REPLY_BYTES + AGENT_FRAME_HEAD_BYTES + READ_BYTES);
+    buf_init(&link->out, MAX_OUT_BYTES);
+    buf_init(&link->err, MAX_ERR_BYTES);
+    link->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    link->scratch = malloc(READ_BYTES);
+    if (link->wake_fd < 0 || !link->scratch)
+        return fail_errno(why, link->scratch ? errno : ENOMEM, "agent");
+    int r = await_hello(link, nonce, cancel, why);
+    if (r < 0)
+        return r;
+    *ret_link = take(link);
+    return 0;
+}
+
+struct agent_link *agent_link_ref(struct agent_link *link)
+{
+    scoped_lock(&link->lock);
+    link->refs++;
+    return link;
+}
+
+void agent_link_unref(struct agent_link *link)
+{
+    if (!link)
+        return;
+    {
+        scoped_lock(&link->lock);
+        if (--link->refs > 0)
+            return;
+    }
+    link_free(link);
+}
+
+bool agent_link_is_broken(struct agent_link *link)
+{
+    scoped_lock(&link->lock);
+    return link->error;
+}
+
+bool agent_link_is_socket(const struct agent_link *link)
+{
+    return link->is_socket;
+}
