@@ -46,8 +46,10 @@ static int make_parts(const struct config *config, struct parts *parts, struct f
     parts->makers = workers_new(MAX_MAKING);
     parts->waiters = workers_new(MAX_WAITING);
     parts->front.stop = cancel_new();
+    parts->front.prefills = prefills_new();
     parts->tree.inboxes = inboxes_new();
-    if (!parts->makers || !parts->waiters || !parts->front.stop || !parts->tree.inboxes)
+    if (!parts->makers || !parts->waiters || !parts->front.stop || !parts->front.prefills ||
+        !parts->tree.inboxes)
         return fail_errno(why, ENOMEM, "starting");
     return moments_start(&(struct moments_conf){.volumes = parts->volumes,
                                                 .spool = parts->spool,
@@ -83,6 +85,7 @@ static void unmake(struct parts *parts)
     workers_free(parts->waiters);
     mount_close(parts->mount);
     inode_table_free(parts->front.inodes);
+    prefills_free(parts->front.prefills);
     inboxes_free(parts->tree.inboxes);
     moments_stop(parts->moments);
     workers_free(parts->makers);

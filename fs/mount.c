@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/mount.h"
 
+#include "fs/loop.h"
+
 #include <fcntl.h>
 #include <libgen.h>
 #include <spawn.h>
@@ -10,10 +12,6 @@
 #include <sys/wait.h>
 
 #define FS_TYPE "fuse.dvolfs"
-/* Those that answer at once, or wait for this machine's disk; what waits for the
- * engine has threads of its own. */
-#define MAX_THREADS 64
-#define MAX_IDLE_THREADS 10
 
 extern char **environ;
 
@@ -238,6 +236,7 @@ static int make_session(const struct config *config, struct front *front, struct
     struct fuse_args args = FUSE_ARGS_INIT(2, argv);
     mount->session = fuse_session_new(&args, &ops_table, sizeof(ops_table), front);
     fuse_opt_free_args(&args);
+    front->session = mount->session;
     return mount->session ? 0 : fail_set(why, EINVAL, "libfuse does not take the options");
 }
 
@@ -263,18 +262,7 @@ int mount_open(const struct config *config, const char *path, struct front *fron
 
 void mount_serve(struct mount *mount)
 {
-#if FUSE_USE_VERSION >= 312
-    struct fuse_loop_config *config = fuse_loop_cfg_create();
-    if (config) {
-        fuse_loop_cfg_set_max_threads(config, MAX_THREADS);
-        fuse_loop_cfg_set_idle_threads(config, MAX_IDLE_THREADS);
-    }
-    (void)fuse_session_loop_mt(mount->session, config);
-    fuse_loop_cfg_destroy(config);
-#else
-    struct fuse_loop_config config = {.max_idle_threads = MAX_IDLE_THREADS};
-    (void)fuse_session_loop_mt(mount->session, &config);
-#endif
+    loop_run(mount->session);
 }
 
 void mount_close(struct mount *mount)

@@ -42,6 +42,7 @@ struct handle;
 /* How the kernel may cache an open file. */
 enum open_caching {
     OPEN_PLAIN,      /* pages are dropped at each open */
+    OPEN_PREFILL,    /* the same, unless read_whole has all contents for the kernel at once */
     OPEN_KEEP_PAGES, /* the contents of this node never change */
     OPEN_DIRECT,     /* no pages: each read and write comes here */
 };
@@ -130,6 +131,12 @@ struct node_ops {
     /* Fewer bytes than asked only at the end of the file. */
     ssize_t (*read)(struct node *node, struct handle *handle, const struct request *request,
                     void *data, size_t len, uint64_t offset);
+    /*
+     * The number of bytes of the whole contents as they are now, malloc'ed; 0: none, or
+     * too much, or the kernel may have more than these of older contents.
+     */
+    ssize_t (*read_whole)(struct node *node, struct handle *handle, const struct request *request,
+                          char **ret_data);
     ssize_t (*write)(struct node *node, struct handle *handle, const void *data, size_t len,
                      uint64_t offset);
     /* Each close(2) of a descriptor, with handle; its error is close's. */

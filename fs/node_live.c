@@ -22,6 +22,9 @@
 /* One record with its attributes. */
 #define RECORD_MAX_BYTES ((size_t)4 << 20)
 
+/* Files up to this go to the kernel whole when they are opened. */
+#define SMALL_BYTES CONTENTS_SMALL_BYTES
+
 /* What all nodes of one volume's data/ share. */
 struct live_volume {
     atomic_int refs;
@@ -38,8 +41,10 @@ struct live {
     struct live_volume *volume;
     bool is_root;
     pthread_mutex_t lock;
-    char *path;       /* under the lock: another name of the file may be looked up */
-    uint64_t dev, id; /* file_identity */
+    char *path;                  /* under the lock: another name of the file may be looked up */
+    uint64_t dev, id;            /* file_identity */
+    _Atomic uint64_t told_bytes; /* its size, as the kernel was told last */
+    _Atomic uint64_t read_bytes; /* no page behind that was ever given to the kernel */
 };
 
 struct lister {
@@ -141,6 +146,18 @@ static struct live *live_new(struct live_volume *volume, char *path, uint64_t nu
     return live;
 }
 
+/* The node of a file that was found at the path. */
+static struct live *live_new_of(struct live_volume *volume, char *path, const struct file_stat *st)
+{
+    struct live *live = live_new(volume, path, number_of(volume->id, st));
+    if (!live)
+        return NULL;
+    live->dev = st->dev;
+    live->id = file_identity(st);
+    live->told_bytes = st->size_bytes;
+    return live;
+}
+
 static void live_free(struct node *node)
 {
     struct live *live = (struct live *)node;
@@ -162,6 +179,7 @@ static void live_refresh(struct node *known, struct node *fresh)
     struct live *newer = (struct live *)fresh;
     if (live->is_root)
         return;
+    atomic_store(&live->told_bytes, newer->told_bytes);
     char *path = take(newer->path);
     scoped_lock(&live->lock);
     newer->path = live->path; /* freed with it */
@@ -264,6 +282,7 @@ static int live_getattr(struct node *node, const struct request *request, struct
     if (r < 0)
         return r;
     fill_stat(&asked.file.stat, node->ino, ret_stat);
+    atomic_store(&live->told_bytes, asked.file.stat.size_bytes);
     *ret_seconds = live->volume->tree->cache_seconds;
     return 0;
 }
@@ -287,12 +306,9 @@ static int live_lookup(struct node *dir, const struct request *request, const ch
     int r = path ? ask_path(live->volume, path, 0, request, &asked) : -ENOMEM;
     if (r < 0)
         return r == -ELOOP ? -ENOENT : r;
-    struct live *child =
-        live_new(live->volume, take(path), number_of(live->volume->id, &asked.file.stat));
+    struct live *child = live_new_of(live->volume, take(path), &asked.file.stat);
     if (!child)
         return -ENOMEM;
-    child->dev = asked.file.stat.dev;
-    child->id = file_identity(&asked.file.stat);
     *ret_child = &child->node;
     *ret_seconds = live->volume->tree->cache_seconds;
     return 0;
@@ -353,15 +369,53 @@ static int live_open(struct node *node, const struct request *request, int flags
     if (r < 0)
         return r == -ENOENT || r == -ENOTDIR || r == -ELOOP ? -ESTALE : r;
     /* The handle is the file itself. */
-    *ret_opened = (struct opened){.handle = (struct handle *)file, .caching = OPEN_PLAIN};
+    uint64_t told = atomic_load(&live->told_bytes);
+    bool is_small = told > 0 && told <= SMALL_BYTES;
+    *ret_opened = (struct opened){.handle = (struct handle *)file,
+                                  .caching = is_small ? OPEN_PREFILL : OPEN_PLAIN};
     return 0;
+}
+
+/* Pages up to there may be the kernel's from now on. */
+static void note_read(struct live *live, uint64_t end)
+{
+    uint64_t known = atomic_load(&live->read_bytes);
+    while (end > known && !atomic_compare_exchange_weak(&live->read_bytes, &known, end))
+        ;
+}
+
+/*
+ * The kernel goes by the size that it was told, and drops no page then: so a file
+ * that has outgrown its size is left to READ, and so is one that has become
+ * shorter than what the kernel may have of it.
+ */
+static ssize_t live_read_whole(struct node *node, struct handle *handle,
+                               const struct request *request, char **ret_data)
+{
+    struct live *live = (struct live *)node;
+    size_t most = atomic_load(&live->told_bytes);
+    if (most > SMALL_BYTES)
+        return 0;
+    cleanup_free char *data = malloc(most + 1);
+    if (!data)
+        return -ENOMEM;
+    ssize_t n = contents_read((struct contents_file *)handle, data, most + 1, 0, request->cancel);
+    if (n < 0)
+        return n;
+    if ((size_t)n > most || (uint64_t)n < atomic_load(&live->read_bytes))
+        return 0;
+    note_read(live, (uint64_t)n);
+    *ret_data = take(data);
+    return n;
 }
 
 static ssize_t live_read(struct node *node, struct handle *handle, const struct request *request,
                          void *data, size_t len, uint64_t offset)
 {
-    (void)node;
-    return contents_read((struct contents_file *)handle, data, len, offset, request->cancel);
+    ssize_t n = contents_read((struct contents_file *)handle, data, len, offset, request->cancel);
+    if (n > 0)
+        note_read((struct live *)node, offset + (uint64_t)n);
+    return n;
 }
 
 static int64_t live_seek(struct node *node, struct handle *handle, const struct request *request,
@@ -403,14 +457,11 @@ static int live_list_open(struct node *node, const struct request *request,
 static int emit_child(struct live *live, const struct lister *lister, const struct file *file,
                       node_emit_child_fn *emit, void *data)
 {
-    uint64_t number = number_of(live->volume->id, &file->stat);
-    struct live *child = live_new(live->volume, join(lister->path, file->name), number);
+    struct live *child = live_new_of(live->volume, join(lister->path, file->name), &file->stat);
     if (!child)
         return -ENOMEM;
-    child->dev = file->stat.dev;
-    child->id = file_identity(&file->stat);
     struct stat st = {.st_blksize = 1 << 20};
-    fill_stat(&file->stat, number, &st);
+    fill_stat(&file->stat, child->node.ino, &st);
     return emit(data, file->name, &child->node, &st, live->volume->tree->cache_seconds);
 }
 
@@ -449,6 +500,7 @@ static const struct node_ops live_ops = {
     .list_close = live_list_close,
     .open = live_open,
     .read = live_read,
+    .read_whole = live_read_whole,
     .seek = live_seek,
     .release = live_release,
     .readlink = live_readlink,

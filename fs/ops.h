@@ -8,6 +8,7 @@
 
 #include "base/workers.h"
 #include "fs/inode.h"
+#include "fs/prefill.h"
 #include "job/spool.h"
 
 #include <fuse_lowlevel.h>
@@ -19,10 +20,12 @@
 /* The session's user data; all must outlive the session. */
 struct front {
     struct inode_table *inodes;
-    struct workers *workers; /* for requests that may wait */
-    struct spool *spool;     /* whose disk statfs(2) tells of */
-    struct cancel *stop;     /* raised: requests that wait give up */
-    bool others_may_enter;   /* allow_other */
+    struct prefills *prefills;
+    struct fuse_session *session; /* once there is one */
+    struct workers *workers;      /* for requests that may wait */
+    struct spool *spool;          /* whose disk statfs(2) tells of */
+    struct cancel *stop;          /* raised: requests that wait give up */
+    bool others_may_enter;        /* allow_other */
 };
 
 extern const struct fuse_lowlevel_ops ops_table;
