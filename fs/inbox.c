@@ -62,7 +62,8 @@ void inboxes_free(struct inboxes *inboxes)
     free(inboxes);
 }
 
-static struct inbox *inbox_new(struct tree *tree, const char *volume)
+static struct inbox *inbox_new(struct tree *tree, const char *volume,
+                               const struct inbox_purpose *purpose)
 {
     struct inbox *inbox = calloc(1, sizeof(*inbox));
     if (!inbox || !(inbox->volume = strdup(volume))) {
@@ -70,19 +71,20 @@ static struct inbox *inbox_new(struct tree *tree, const char *volume)
         return NULL;
     }
     inbox->tree = tree;
+    inbox->purpose = purpose;
     turn_init(&inbox->turn);
     (void)pthread_mutex_init(&inbox->lock, NULL);
     return inbox;
 }
 
-struct inbox *inbox_of(struct tree *tree, const char *volume)
+struct inbox *inbox_of(struct tree *tree, const char *volume, const struct inbox_purpose *purpose)
 {
     struct inboxes *inboxes = tree->inboxes;
     scoped_lock(&inboxes->lock);
     for (struct inbox *at = inboxes->first; at; at = at->next)
-        if (strcmp(at->volume, volume) == 0)
+        if (at->purpose == purpose && strcmp(at->volume, volume) == 0)
             return at;
-    struct inbox *inbox = inbox_new(tree, volume);
+    struct inbox *inbox = inbox_new(tree, volume, purpose);
     if (inbox) {
         inbox->next = inboxes->first;
         inboxes->first = inbox;
@@ -104,7 +106,7 @@ static uint64_t next_ino(struct inboxes *inboxes)
     return INO_INBOX_FILE | ++inboxes->next_serial;
 }
 
-struct inbox_file *inbox_file_new(struct inbox *inbox, const char *name, mode_t mode)
+struct inbox_file *inbox_file_new(struct inbox *inbox, const char *name, int flags, mode_t mode)
 {
     struct inbox_file *file = calloc(1, sizeof(*file));
     if (!file || !(file->name = strdup(name))) {
@@ -115,9 +117,10 @@ struct inbox_file *inbox_file_new(struct inbox *inbox, const char *name, mode_t 
     file->inbox = inbox;
     file->fd = -1;
     file->mode = mode & 0777;
+    file->flags = flags;
     (void)clock_gettime(CLOCK_REALTIME, &file->mtime);
     (void)pthread_mutex_init(&file->lock, NULL);
-    (void)pthread_cond_init(&file->restored, NULL);
+    (void)pthread_cond_init(&file->tried, NULL);
     return file;
 }
 
@@ -127,7 +130,7 @@ static void inbox_file_free(struct node *node)
 {
     struct inbox_file *file = (struct inbox_file *)node;
     cleanup_close_impl(&file->fd);
-    (void)pthread_cond_destroy(&file->restored);
+    (void)pthread_cond_destroy(&file->tried);
     (void)pthread_mutex_destroy(&file->lock);
     free(file->receipt);
     free(file->name);
@@ -141,7 +144,8 @@ static int start_over(struct inbox_file *file)
     struct tree *tree = file->inbox->tree;
     int fd = spool_file(tree->spool, &why);
     if (fd < 0) {
-        log_event(tree->log, "%s/restore: %s", file->inbox->volume, fail_text(&why, fd));
+        log_event(tree->log, "%s/%s: %s", file->inbox->volume, file->inbox->purpose->place,
+                  fail_text(&why, fd));
         return fd;
     }
     cleanup_close_impl(&file->fd);
@@ -156,7 +160,7 @@ static int start_over(struct inbox_file *file)
 /* With the lock: ready to be written to, from its start where it held a receipt only. */
 static int make_pending(struct inbox_file *file)
 {
-    if (file->restoring)
+    if (file->trying)
         return -EBUSY;
     if (file->fd < 0)
         return start_over(file);
@@ -184,7 +188,7 @@ int inbox_file_open(struct node *node, const struct request *request, int flags,
     scoped_lock(&file->lock);
     int r = 0;
     if (flags & O_TRUNC)
-        r = file->restoring ? -EBUSY : start_over(file);
+        r = file->trying ? -EBUSY : start_over(file);
     if (r < 0)
         return r;
     file->writers += handle->writer;
@@ -216,7 +220,7 @@ static ssize_t inbox_file_write(struct node *node, struct handle *handle, const 
     (void)handle;
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
-    if (file->restoring)
+    if (file->trying)
         return -EBUSY;
     int r = make_pending(file);
     if (r == 0)
@@ -250,8 +254,9 @@ static int inbox_file_truncate(struct node *node, uint64_t size)
     return 0;
 }
 
-static int inbox_file_set_times(struct node *node, const struct timespec *mtime)
+static int inbox_file_set_times(struct node *node, const struct timespec *mtime, bool is_now)
 {
+    (void)is_now;
     struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
     file->mtime = *mtime;
@@ -266,20 +271,7 @@ static int inbox_file_set_mode(struct node *node, mode_t mode)
     return 0;
 }
 
-void inbox_file_release(struct node *node, struct handle *handle)
-{
-    struct inbox_file *file = (struct inbox_file *)node;
-    scoped_lock(&file->lock);
-    file->writers -= handle->writer;
-    /* What was restored or refused is not needed any more. */
-    if (file->writers == 0 && file->receipt && !file->restoring) {
-        cleanup_close_impl(&file->fd);
-        file->fd = -1;
-        file->bytes = 0;
-    }
-}
-
-/* ---- restoring --------------------------------------------------------------------- */
+/* ---- trying --------------------------------------------------------------------- */
 
 /* What writing could not complete is not looked at. */
 static int incomplete(struct inbox_file *file, const char *name, struct buf *receipt,
@@ -296,23 +288,16 @@ static int incomplete(struct inbox_file *file, const char *name, struct buf *rec
 static int attempt(struct inbox_file *file, const char *name, const struct request *request,
                    struct buf *receipt)
 {
-    struct tree *tree = file->inbox->tree;
+    const struct inbox *inbox = file->inbox;
     struct fail why = FAIL_INIT;
-    int r;
-    if (file->write_error)
-        r = incomplete(file, name, receipt, &why);
-    else
-        r = restore_run(tree->volumes,
-                        &(struct restore_request){.volume = file->inbox->volume,
-                                                  .name = name,
-                                                  .fd = file->fd,
-                                                  .turn = &file->inbox->turn},
-                        request->cancel, receipt, &why);
-    if (r == 0)
-        log_event(tree->log, "%s/restore/%s: restored", file->inbox->volume, name);
-    else
-        log_event(tree->log, "%s/restore/%s: not restored: %s", file->inbox->volume, name,
-                  fail_text(&why, r));
+    int r = file->write_error ? incomplete(file, name, receipt, &why)
+                              : inbox->purpose->attempt(file, name, request, receipt, &why);
+    if (r == 0 && !inbox->purpose->tells_success)
+        log_event(inbox->tree->log, "%s/%s/%s: %s", inbox->volume, inbox->purpose->place, name,
+                  inbox->purpose->verb);
+    else if (r < 0)
+        log_event(inbox->tree->log, "%s/%s/%s: not %s: %s", inbox->volume, inbox->purpose->place,
+                  name, inbox->purpose->verb, fail_text(&why, r));
     return r;
 }
 
@@ -320,44 +305,44 @@ static void wake_waiting(void *data)
 {
     struct inbox_file *file = data;
     scoped_lock(&file->lock);
-    (void)pthread_cond_broadcast(&file->restored);
+    (void)pthread_cond_broadcast(&file->tried);
 }
 
 /*
- * Waits for a restore of the file that runs, and begins the next: 1, or 0 where
+ * Waits for an attempt that runs, and begins the next: 1, or 0 where
  * nothing changed since the last, whose result counts; -EINTR.
  */
-static int begin_restoring(struct inbox_file *file, struct cancel *cancel)
+static int begin_trying(struct inbox_file *file, struct cancel *cancel)
 {
     scoped_lock(&file->lock);
-    while (file->restoring && !cancel_is_raised(cancel))
-        (void)pthread_cond_wait(&file->restored, &file->lock);
-    if (file->restoring)
+    while (file->trying && !cancel_is_raised(cancel))
+        (void)pthread_cond_wait(&file->tried, &file->lock);
+    if (file->trying)
         return -EINTR;
     if (!file->changed)
         return 0;
     int r = file->fd < 0 ? start_over(file) : 0;
     if (r < 0)
         return r;
-    file->restoring = true;
+    file->trying = true;
     file->changed = false;
     return 1;
 }
 
-static void end_restoring(struct inbox_file *file, int result)
+static void end_trying(struct inbox_file *file, int result)
 {
     scoped_lock(&file->lock);
-    file->restoring = false;
+    file->trying = false;
     file->result = result;
-    (void)pthread_cond_broadcast(&file->restored);
+    (void)pthread_cond_broadcast(&file->tried);
 }
 
-int inbox_file_restore(struct inbox_file *file, const char *name, const struct request *request,
+int inbox_file_try(struct inbox_file *file, const char *name, const struct request *request,
                        char **ret_receipt)
 {
     struct cancel_hook hook = {.run = wake_waiting, .data = file};
     cancel_hook_add(request->cancel, &hook);
-    int r = begin_restoring(file, request->cancel);
+    int r = begin_trying(file, request->cancel);
     cancel_hook_remove(request->cancel, &hook);
     if (r <= 0)
         return r < 0 ? r : file->result;
@@ -365,7 +350,7 @@ int inbox_file_restore(struct inbox_file *file, const char *name, const struct r
     buf_init(&receipt, RECEIPT_MAX_BYTES);
     r = attempt(file, name, request, &receipt);
     *ret_receipt = buf_take(&receipt);
-    end_restoring(file, r);
+    end_trying(file, r);
     return r;
 }
 
@@ -391,6 +376,39 @@ static char *current_name(struct inbox_file *file)
     return strdup(file->name);
 }
 
+/* It is kept, or it is not: in neither case is it here. */
+static void take_out(struct inbox_file *file)
+{
+    bool was_in;
+    {
+        scoped_lock(&file->inbox->lock);
+        struct inbox_file **at = inbox_find(file->inbox, file->name);
+        was_in = *at == file;
+        if (was_in) {
+            *at = file->next;
+            file->next = NULL;
+        }
+    }
+    if (was_in)
+        node_unref(&file->node);
+}
+
+/* With the lock: whether contents are to come that did not come yet. */
+static bool lacks_contents(const struct inbox_file *file)
+{
+    return file->bytes == 0 && !file->receipt && !file->write_error &&
+           file->flags & file->inbox->purpose->filling;
+}
+
+/* The same, noted for when it is released: a shell that redirects into it closes one
+ * descriptor before anything is written. */
+static bool note_unfilled(struct inbox_file *file)
+{
+    scoped_lock(&file->lock);
+    file->is_unfilled = lacks_contents(file);
+    return file->is_unfilled;
+}
+
 static int inbox_file_flush(struct node *node, struct handle *handle, const struct request *request)
 {
     struct inbox_file *file = (struct inbox_file *)node;
@@ -399,12 +417,44 @@ static int inbox_file_flush(struct node *node, struct handle *handle, const stru
     cleanup_free char *name = current_name(file);
     if (!name)
         return -ENOMEM;
-    if (!restore_is_archive_name(name))
+    if (!file->inbox->purpose->is_final_name(name))
         return 0; /* what counts is the rename */
+    if (note_unfilled(file))
+        return -EILSEQ;
     char *receipt = NULL;
-    int r = inbox_file_restore(file, name, request, &receipt);
+    int r = inbox_file_try(file, name, request, &receipt);
     inbox_file_tell(file, receipt);
+    if (!file->inbox->purpose->leaves_receipt)
+        take_out(file);
     return r;
+}
+
+/* With the lock: the last writer has gone. */
+static void drop_data(struct inbox_file *file)
+{
+    cleanup_close_impl(&file->fd);
+    file->fd = -1;
+    file->bytes = 0;
+}
+
+void inbox_file_release(struct node *node, struct handle *handle)
+{
+    struct inbox_file *file = (struct inbox_file *)node;
+    bool is_unfilled;
+    {
+        scoped_lock(&file->lock);
+        file->writers -= handle->writer;
+        is_unfilled = file->writers == 0 && file->is_unfilled && file->bytes == 0;
+        /* What was tried or refused is not needed any more. */
+        if (file->writers == 0 && file->receipt && !file->trying)
+            drop_data(file);
+    }
+    if (!is_unfilled)
+        return;
+    cleanup_free char *name = current_name(file);
+    log_event(file->inbox->tree->log, "%s/%s/%s: not %s: nothing was written", file->inbox->volume,
+              file->inbox->purpose->place, name ? name : "", file->inbox->purpose->verb);
+    take_out(file);
 }
 
 static const struct node_ops inbox_file_ops = {

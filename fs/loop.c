@@ -62,6 +62,7 @@ static void end(struct loop *loop)
 {
     scoped_lock(&loop->lock);
     loop->ended = true;
+    fuse_session_exit(loop->session);
     make_readable(loop->ended_fd);
     make_readable(loop->watch_fd);
     (void)pthread_cond_broadcast(&loop->changed);

@@ -29,7 +29,9 @@ struct parts {
     struct volumes *volumes;
     struct workers *makers;
     struct workers *waiters;
+    struct jobs *jobs;
     struct moments *moments;
+    struct kept *kept;
     struct tree tree;
     struct front front;
     struct mount *mount;
@@ -48,13 +50,25 @@ static int make_parts(const struct config *config, struct parts *parts, struct f
     parts->front.stop = cancel_new();
     parts->front.prefills = prefills_new();
     parts->tree.inboxes = inboxes_new();
+    parts->jobs = jobs_new();
     if (!parts->makers || !parts->waiters || !parts->front.stop || !parts->front.prefills ||
-        !parts->tree.inboxes)
+        !parts->tree.inboxes || !parts->jobs)
         return fail_errno(why, ENOMEM, "starting");
+    r = kept_start(&(struct kept_conf){.volumes = parts->volumes,
+                                       .spool = parts->spool,
+                                       .log = parts->log,
+                                       .jobs = parts->jobs,
+                                       .store = config->store,
+                                       .level = config->level},
+                   &parts->kept, why);
+    if (r < 0)
+        return r;
     return moments_start(&(struct moments_conf){.volumes = parts->volumes,
                                                 .spool = parts->spool,
                                                 .workers = parts->makers,
                                                 .log = parts->log,
+                                                .jobs = parts->jobs,
+                                                .level = config->level,
                                                 .cache_seconds = config->cache_seconds},
                          &parts->moments, why);
 }
@@ -65,6 +79,8 @@ static int make_tree(const struct config *config, struct parts *parts, struct fa
     tree->volumes = parts->volumes;
     tree->moments = parts->moments;
     tree->spool = parts->spool;
+    tree->kept = parts->kept;
+    tree->jobs = parts->jobs;
     tree->log = parts->log;
     tree->cache_seconds = config->cache_seconds;
     tree->options = buf_string(&config->shown);
@@ -88,6 +104,8 @@ static void unmake(struct parts *parts)
     prefills_free(parts->front.prefills);
     inboxes_free(parts->tree.inboxes);
     moments_stop(parts->moments);
+    kept_stop(parts->kept);
+    jobs_free(parts->jobs);
     workers_free(parts->makers);
     cancel_unref(parts->front.stop);
     volumes_close(parts->volumes);

@@ -120,12 +120,24 @@ int node_refuse_create(const struct node *dir)
     return dir->ops->refuse_create ? -dir->ops->refuse_create : -EROFS;
 }
 
-int node_create(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
-                struct opened *ret_opened)
+int node_create(struct node *dir, const char *name, int flags, mode_t mode,
+                struct node **ret_child, struct opened *ret_opened)
 {
     if (!dir->ops->create)
         return node_refuse_create(dir);
-    return dir->ops->create(dir, name, mode, ret_child, ret_opened);
+    return dir->ops->create(dir, name, flags, mode, ret_child, ret_opened);
+}
+
+int node_mkdir(struct node *dir, const struct request *request, const char *name,
+               struct node **ret_child)
+{
+    return dir->ops->mkdir ? dir->ops->mkdir(dir, request, name, ret_child)
+                           : node_refuse_create(dir);
+}
+
+int node_rmdir(struct node *dir, const char *name)
+{
+    return dir->ops->rmdir ? dir->ops->rmdir(dir, name) : node_refuse(dir, -EPERM);
 }
 
 int node_unlink(struct node *dir, const char *name)
@@ -146,7 +158,7 @@ int node_open(struct node *node, const struct request *request, int flags,
     if (!node->ops->open)
         return node->ops->lookup ? -EISDIR : -EACCES;
     if (!node->ops->write && (flags & O_ACCMODE) != O_RDONLY)
-        return -EROFS;
+        return node->ops->refuse_writing ? -node->ops->refuse_writing : -EROFS;
     return node->ops->open(node, request, flags, ret_opened);
 }
 
@@ -182,9 +194,10 @@ int node_truncate(struct node *node, uint64_t size)
     return node->ops->truncate ? node->ops->truncate(node, size) : -EROFS;
 }
 
-int node_set_times(struct node *node, const struct timespec *mtime)
+int node_set_times(struct node *node, const struct timespec *mtime, bool is_now)
 {
-    return node->ops->set_times ? node->ops->set_times(node, mtime) : node_refuse(node, -EPERM);
+    return node->ops->set_times ? node->ops->set_times(node, mtime, is_now)
+                                : node_refuse(node, -EPERM);
 }
 
 int node_set_mode(struct node *node, mode_t mode)

@@ -74,6 +74,7 @@ enum {
     NODE_WAITS_RENAME = 1 << 4,
     NODE_WAITS_LOOKUP = 1 << 5, /* and readlink, attributes */
     NODE_WAITS_LIST = 1 << 6,   /* list_open and list_next */
+    NODE_WAITS_MKDIR = 1 << 7,
 };
 
 struct node_ops {
@@ -113,9 +114,13 @@ struct node_ops {
     int (*list_next)(struct node *dir, struct lister *lister, const struct request *request,
                      node_emit_child_fn *emit, void *data);
     void (*list_close)(struct node *dir, struct lister *lister);
-    /* A new file, open for reading and writing, mode without type. */
-    int (*create)(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
-                  struct opened *ret_opened);
+    /* A new file, open for reading and writing; flags as open(2), mode without type. */
+    int (*create)(struct node *dir, const char *name, int flags, mode_t mode,
+                  struct node **ret_child, struct opened *ret_opened);
+    /* A new directory; may wait. */
+    int (*mkdir)(struct node *dir, const struct request *request, const char *name,
+                 struct node **ret_child);
+    int (*rmdir)(struct node *dir, const char *name);
     int (*unlink)(struct node *dir, const char *name);
     /* Within the same directory. */
     int (*rename)(struct node *dir, const struct request *request, const char *from, const char *to,
@@ -125,6 +130,8 @@ struct node_ops {
 
     /* ---- files ---- */
 
+    /* The errno of opening it for writing where that is not offered; 0: EROFS. */
+    int refuse_writing;
     /* flags as open(2); O_TRUNC is set where the kernel wants it done here. */
     int (*open)(struct node *node, const struct request *request, int flags,
                 struct opened *ret_opened);
@@ -146,7 +153,8 @@ struct node_ops {
     int64_t (*seek)(struct node *node, struct handle *handle, const struct request *request,
                     uint64_t offset, int whence);
     int (*truncate)(struct node *node, uint64_t size);
-    int (*set_times)(struct node *node, const struct timespec *mtime);
+    /* is_now: the time is that of the call, as touch(1) asks for. */
+    int (*set_times)(struct node *node, const struct timespec *mtime, bool is_now);
     int (*set_mode)(struct node *node, mode_t mode);
 
     /* ---- any ---- */
@@ -191,8 +199,9 @@ bool node_may_wait(const struct node *node, unsigned operation);
 /* The dispatch.  What a kind does not offer is refused:
  *   lookup, list       ENOTDIR
  *   create             the directory's refuse_create, else EROFS
- *   unlink, rename     EPERM
- *   open for writing   EROFS; open at all without .open: EACCES
+ *   mkdir              as create
+ *   unlink, rmdir, rename  EPERM
+ *   open for writing   refuse_writing, else EROFS; open at all without .open: EACCES
  *   write, truncate    EROFS
  *   set_times, set_mode  EPERM
  *   readlink, seek     EINVAL
@@ -207,8 +216,11 @@ int node_peek(struct node *node, const struct request *request, struct stat *ret
 int node_lookup(struct node *dir, const struct request *request, const char *name,
                 struct node **ret_child, double *ret_seconds);
 int node_list(struct node *dir, node_emit_fn *emit, void *data);
-int node_create(struct node *dir, const char *name, mode_t mode, struct node **ret_child,
-                struct opened *ret_opened);
+int node_create(struct node *dir, const char *name, int flags, mode_t mode,
+                struct node **ret_child, struct opened *ret_opened);
+int node_mkdir(struct node *dir, const struct request *request, const char *name,
+               struct node **ret_child);
+int node_rmdir(struct node *dir, const char *name);
 int node_refuse_create(const struct node *dir);
 /* For changes that no kind offers: refuse_change, else -errno as given. */
 int node_refuse(const struct node *node, int otherwise);
@@ -224,7 +236,7 @@ ssize_t node_write(struct node *node, struct handle *handle, const void *data, s
 int node_flush(struct node *node, struct handle *handle, const struct request *request);
 void node_release(struct node *node, struct handle *handle);
 int node_truncate(struct node *node, uint64_t size);
-int node_set_times(struct node *node, const struct timespec *mtime);
+int node_set_times(struct node *node, const struct timespec *mtime, bool is_now);
 int node_set_mode(struct node *node, mode_t mode);
 int64_t node_seek(struct node *node, struct handle *handle, const struct request *request,
                   uint64_t offset, int whence);

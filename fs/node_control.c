@@ -14,16 +14,24 @@ static const char help_text[] =
     "  volume.json            docker volume inspect, who uses it, how it is reached\n"
     "  data/                  the live contents, read-only (not with access=api)\n"
     "  snapshots/now.tar      an archive of this moment, made as it is read\n"
+    "  snapshots/now.tar.gz   the same compressed (and .zst); not listed\n"
+    "  snapshots/X.tar.zst    a kept snapshot\n"
+    "  browse/X/              the same, opened as a directory\n"
     "  restore/               drop an archive here to unpack it over the volume\n"
     ".dvolfs/\n"
     "  help.txt               this page\n"
+    "  jobs                   what runs, and how far it is\n"
     "  status.json            engine, version, options\n"
     "  log                    the last events, each refusal with its reason\n"
     "\n"
     "Back up:    cp VOLUME/snapshots/now.tar /backup/x.tar\n"
     "            rsync -t VOLUME/snapshots/now.tar /backup/x.tar\n"
     "Look:       ls VOLUME/data; tar tvf VOLUME/snapshots/now.tar\n"
+    "Keep:       touch VOLUME/snapshots/X.tar.zst, or mkdir VOLUME/browse/X;\n"
+    "            rm or rmdir deletes it, mv renames it, cp of an archive imports it\n"
+    "Look back:  diff -r VOLUME/browse/X VOLUME/data; cp VOLUME/browse/X/file .\n"
     "Restore:    cp /backup/x.tar VOLUME/restore/\n"
+    "            cp VOLUME/snapshots/X.tar.zst OTHER/restore/ clones a volume.\n"
     "            Takes tar, plain or compressed with gzip, zstd, xz, bzip2.  Its\n"
     "            exit status says how it went; VOLUME/restore/x.tar tells what was\n"
     "            done, or why nothing was.  rm clears it.\n"
@@ -98,6 +106,8 @@ static int make_log(struct tree *tree, struct node **ret_child)
 
 /* ---- texts ------------------------------------------------------------------- */
 
+#define JOBS_MAX_BYTES ((size_t)1 << 20)
+
 static int make_help(struct tree *tree, struct node **ret_child)
 {
     struct node *child = node_text_new(tree, "help.txt", help_text, sizeof(help_text) - 1);
@@ -132,6 +142,19 @@ static int make_status(struct tree *tree, struct node **ret_child)
     return child ? 0 : -ENOMEM;
 }
 
+static int make_jobs(struct tree *tree, struct node **ret_child)
+{
+    struct buf lines cleanup_buf;
+    buf_init(&lines, JOBS_MAX_BYTES);
+    int r = jobs_print(tree->jobs, &lines);
+    if (r < 0)
+        return r;
+    struct node *child = node_text_new(tree, "jobs", buf_string(&lines), lines.len);
+    if (child)
+        *ret_child = child;
+    return child ? 0 : -ENOMEM;
+}
+
 /* ---- the directory -------------------------------------------------------------- */
 
 static const struct child {
@@ -139,6 +162,7 @@ static const struct child {
     int (*make)(struct tree *tree, struct node **ret_child);
 } children[] = {
     {"help.txt", make_help},
+    {"jobs", make_jobs},
     {"log", make_log},
     {"status.json", make_status},
 };

@@ -34,6 +34,8 @@ struct live_volume {
     pthread_mutex_t lock;
     unsigned waits;            /* NODE_WAITS_... of its nodes */
     struct contents *contents; /* NULL: not reached yet, or no longer */
+    unsigned generation;       /* volumes_generation when it was reached */
+    bool is_told;              /* that it cannot be reached */
 };
 
 struct live {
@@ -70,29 +72,57 @@ static void volume_unref(struct live_volume *volume)
     free(volume);
 }
 
-static int reach(struct live_volume *volume, const struct request *request,
-                 struct contents **ret_contents)
+/* The contents that were reached before; NULL: none, or perhaps another engine's by now. */
+static struct contents *known(struct live_volume *volume, unsigned generation)
+{
+    struct contents *outdated = NULL;
+    struct contents *contents = NULL;
+    {
+        scoped_lock(&volume->lock);
+        if (volume->contents && volume->generation != generation)
+            outdated = take(volume->contents);
+        else if (volume->contents)
+            contents = contents_ref(volume->contents);
+    }
+    contents_unref(outdated);
+    return contents;
+}
+
+/* Once, until it is reached again. */
+static void tell(struct live_volume *volume, int r, const struct fail *why)
 {
     {
         scoped_lock(&volume->lock);
-        if (volume->contents) {
-            *ret_contents = contents_ref(volume->contents);
-            return 0;
-        }
+        if (volume->is_told || r == -EINTR || r == -ENOENT)
+            return;
+        volume->is_told = true;
     }
-    struct contents *contents;
+    log_event(volume->tree->log, "%s/data: %s", volume->name, fail_text(why, r));
+}
+
+static int reach(struct live_volume *volume, const struct request *request,
+                 struct contents **ret_contents)
+{
+    unsigned generation = volumes_generation(volume->tree->volumes);
+    struct contents *contents = known(volume, generation);
+    if (contents) {
+        *ret_contents = contents;
+        return 0;
+    }
     struct fail why = FAIL_INIT;
     int r = volumes_contents(volume->tree->volumes, volume->name, request->cancel, &contents, &why);
     if (r < 0) {
-        if (r != -EINTR && r != -ENOENT)
-            log_event(volume->tree->log, "%s/data: %s", volume->name, fail_text(&why, r));
+        tell(volume, r, &why);
         return r;
     }
     scoped_lock(&volume->lock);
-    if (volume->contents) /* another thread was as quick */
+    volume->is_told = false;
+    if (volume->contents) { /* another thread was as quick */
         contents_unref(contents);
-    else
+    } else {
         volume->contents = contents;
+        volume->generation = generation;
+    }
     *ret_contents = contents_ref(volume->contents);
     return 0;
 }
@@ -188,9 +218,14 @@ static void live_refresh(struct node *known, struct node *fresh)
 
 static char *join(const char *dir, const char *name)
 {
-    char *path = NULL;
-    if (asprintf(&path, "%s%s%s", dir, dir[0] ? "/" : "", name) < 0)
+    size_t dir_bytes = strlen(dir), name_bytes = strlen(name);
+    char *path = malloc(dir_bytes + 1 + name_bytes + 1);
+    if (!path)
         return NULL;
+    memcpy(path, dir, dir_bytes);
+    if (dir_bytes)
+        path[dir_bytes++] = '/';
+    memcpy(path + dir_bytes, name, name_bytes + 1);
     return path;
 }
 

@@ -9,11 +9,6 @@ struct root {
     struct tree *tree;
 };
 
-void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat)
-{
-    node_stat_made_up(ret_stat, S_IFDIR | mode, 0, &tree->mounted_at);
-}
-
 static void root_free(struct node *node)
 {
     free(node);

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* snapshots/: now.tar, of which each moment is a file of its own. */
-#include "fs/tree.h"
+/* snapshots/: now.tar and its compressed forms, of which each moment is a file of its
+ * own, and the kept snapshots. */
+#include "fs/inbox.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
-#define NOW_TAR "now.tar"
+#define NOW_NAME "now.tar"
 
 /* ---- now.tar --------------------------------------------------------------- */
 
@@ -96,10 +99,11 @@ static const struct node_ops now_ops = {
     .list_xattrs = now_list_xattrs,
 };
 
-static struct node *now_new(struct tree *tree, const char *volume, pid_t process)
+static struct node *now_new(struct tree *tree, const char *volume, enum now_format format,
+                            pid_t process)
 {
     struct now_tar *now = calloc(1, sizeof(*now));
-    if (!now || !(now->moment = moment_find(tree->moments, volume, process))) {
+    if (!now || !(now->moment = moment_find(tree->moments, volume, format, process))) {
         free(now);
         return NULL;
     }
@@ -109,6 +113,57 @@ static struct node *now_new(struct tree *tree, const char *volume, pid_t process
     return &now->node;
 }
 
+/* ---- what is dropped here -------------------------------------------------------- */
+
+#define KEPT_SUFFIX ".tar.zst"
+
+/* The snapshot that a name here stands for, in name: false where it can be none. */
+static bool kept_name(const char *file_name, char name[256])
+{
+    size_t len = strlen(file_name), suffix = sizeof(KEPT_SUFFIX) - 1;
+    if (len <= suffix || len > 255 || strcmp(file_name + len - suffix, KEPT_SUFFIX) != 0)
+        return false;
+    memcpy(name, file_name, len - suffix);
+    name[len - suffix] = '\0';
+    return tree_is_kept_name(name);
+}
+
+static bool is_kept_name(const char *file_name)
+{
+    char name[256];
+    return kept_name(file_name, name);
+}
+
+/* touch(1) uses none of these. */
+#define FILLING (O_TRUNC | O_EXCL | O_APPEND)
+
+static int keep_attempt(struct inbox_file *file, const char *file_name,
+                        const struct request *request, struct buf *receipt, struct fail *why)
+{
+    (void)receipt;
+    const struct inbox *inbox = file->inbox;
+    struct kept *kept = inbox->tree->kept;
+    char name[256];
+    if (!kept_name(file_name, name))
+        return fail_set(why, EINVAL, "no name for a snapshot");
+    if (file->bytes == 0 && file->flags & FILLING)
+        return fail_set(why, EILSEQ, "nothing was written");
+    if (file->bytes == 0)
+        return kept_take(kept, inbox->volume, name, request->cancel, why);
+    return kept_import(kept, inbox->volume, name, file->fd, request->cancel, why);
+}
+
+static const struct inbox_purpose keeping = {
+    .place = "snapshots",
+    .is_final_name = is_kept_name,
+    .wanted = "NAME" KEPT_SUFFIX ", NAME being made of A-Z a-z 0-9 _ . -",
+    .attempt = keep_attempt,
+    .verb = "kept",
+    .tells_success = true,
+    .leaves_receipt = false,
+    .filling = FILLING,
+};
+
 /* ---- the directory ------------------------------------------------------------ */
 
 struct snapshots {
@@ -116,6 +171,7 @@ struct snapshots {
     struct tree *tree;
     uint64_t id;
     char *volume;
+    struct inbox *inbox;
 };
 
 static void snapshots_free(struct node *node)
@@ -132,38 +188,123 @@ static int snapshots_getattr(struct node *node, const struct request *request,
     return 0;
 }
 
+static const struct {
+    const char *name;
+    enum now_format format;
+} now_names[] = {
+    {NOW_NAME, NOW_TAR},
+    {NOW_NAME ".gz", NOW_TAR_GZ},
+    {NOW_NAME ".zst", NOW_TAR_ZST},
+};
+
+static bool is_now_name(const char *name)
+{
+    size_t i = 0;
+    while (i < sizeof(now_names) / sizeof(*now_names) && strcmp(name, now_names[i].name) != 0)
+        i++;
+    return i < sizeof(now_names) / sizeof(*now_names);
+}
+
 static int snapshots_lookup(struct node *node, const struct request *request, const char *name,
                             struct node **ret_child, double *ret_seconds)
 {
-    (void)ret_seconds; /* 0: which moment the name stands for is decided each time */
+    (void)ret_seconds; /* which moment a name stands for is decided each time */
     const struct snapshots *dir = (const struct snapshots *)node;
-    if (strcmp(name, NOW_TAR) != 0)
-        return -ENOENT;
-    struct node *child = now_new(dir->tree, dir->volume, request_process(request));
-    if (!child)
+    for (size_t i = 0; i < sizeof(now_names) / sizeof(*now_names); i++) {
+        if (strcmp(name, now_names[i].name) != 0)
+            continue;
+        *ret_child =
+            now_new(dir->tree, dir->volume, now_names[i].format, request_process(request));
+        return *ret_child ? 0 : -ENOMEM;
+    }
+    char kept[256];
+    if (kept_name(name, kept)) /* what is being made has not got the name yet */
+        return node_kept_new(dir->tree, dir->volume, kept, ret_child);
+    return inbox_dir_lookup(dir->inbox, name, ret_child);
+}
+
+struct naming {
+    node_emit_fn *emit;
+    void *data;
+};
+
+static int emit_kept(void *data, const char *name)
+{
+    const struct naming *naming = data;
+    if (!tree_is_kept_name(name))
+        return 0;
+    cleanup_free char *file_name = NULL;
+    if (asprintf(&file_name, "%s" KEPT_SUFFIX, name) < 0) {
+        file_name = NULL;
         return -ENOMEM;
-    *ret_child = child;
-    return 0;
+    }
+    return naming->emit(naming->data, file_name, INO_KEPT, S_IFREG);
 }
 
 static int snapshots_list(struct node *node, node_emit_fn *emit, void *data)
 {
     const struct snapshots *dir = (const struct snapshots *)node;
-    return emit(data, NOW_TAR, INO_SNAPSHOTS(dir->id) + 32, S_IFREG);
+    struct naming naming = {.emit = emit, .data = data};
+    int r = emit(data, NOW_NAME, INO_SNAPSHOTS(dir->id) + 32, S_IFREG);
+    return r == 0 ? store_list(kept_store(dir->tree->kept), dir->volume, emit_kept, &naming, NULL)
+                  : r;
+}
+
+static int snapshots_create(struct node *node, const char *name, int flags, mode_t mode,
+                            struct node **ret_child, struct opened *ret_opened)
+{
+    return inbox_dir_create(((struct snapshots *)node)->inbox, name, flags, mode, ret_child,
+                            ret_opened);
+}
+
+static int snapshots_unlink(struct node *node, const char *name)
+{
+    const struct snapshots *dir = (const struct snapshots *)node;
+    int r = inbox_dir_unlink(dir->inbox, name);
+    char kept[256];
+    if (r != -ENOENT || !kept_name(name, kept))
+        return r == -ENOENT && is_now_name(name) ? -EPERM : r;
+    struct fail why = FAIL_INIT;
+    r = kept_remove(dir->tree->kept, dir->volume, kept, &why);
+    log_event(dir->tree->log, "%s/snapshots/%s: %s", dir->volume, name,
+              r < 0 ? fail_text(&why, r) : "removed");
+    return r;
+}
+
+static int snapshots_rename(struct node *node, const struct request *request, const char *from,
+                            const char *to, bool no_replace)
+{
+    const struct snapshots *dir = (const struct snapshots *)node;
+    char kept_from[256], kept_to[256];
+    if (is_now_name(from))
+        return -EPERM;
+    int r = inbox_dir_rename(dir->inbox, request, from, to, no_replace);
+    if (r != -ENOENT || !kept_name(from, kept_from))
+        return r;
+    if (!kept_name(to, kept_to))
+        return -EINVAL;
+    return kept_rename(dir->tree->kept, dir->volume, kept_from, kept_to, NULL);
 }
 
 static const struct node_ops snapshots_ops = {
+    .waits = NODE_WAITS_RENAME,
     .free = snapshots_free,
     .getattr = snapshots_getattr,
     .lookup = snapshots_lookup,
     .list = snapshots_list,
+    .create = snapshots_create,
+    .unlink = snapshots_unlink,
+    .rename = snapshots_rename,
+    .refuse_create = EPERM,
 };
 
 struct node *node_snapshots_new(struct tree *tree, const char *volume, uint64_t id)
 {
     struct snapshots *dir = calloc(1, sizeof(*dir));
-    if (!dir || !(dir->volume = strdup(volume))) {
-        free(dir);
+    if (!dir || !(dir->volume = strdup(volume)) ||
+        !(dir->inbox = inbox_of(tree, volume, &keeping))) {
+        if (dir)
+            snapshots_free(&dir->node);
         return NULL;
     }
     node_init(&dir->node, &snapshots_ops, INO_SNAPSHOTS(id));

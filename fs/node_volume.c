@@ -71,6 +71,14 @@ static int make_data(const struct volume_dir *dir, struct node **ret_child)
     return child ? 0 : -ENOMEM;
 }
 
+static int make_browse(const struct volume_dir *dir, struct node **ret_child)
+{
+    struct node *child = node_browse_new(dir->tree, dir->name, dir->id);
+    if (child)
+        *ret_child = child;
+    return child ? 0 : -ENOMEM;
+}
+
 static int make_restore(const struct volume_dir *dir, struct node **ret_child)
 {
     struct node *child = node_restore_new(dir->tree, dir->name, dir->id);
@@ -86,6 +94,7 @@ static const struct child {
     int (*make)(const struct volume_dir *dir, struct node **ret_child);
     bool (*exists)(const struct volume_dir *dir); /* NULL: always */
 } children[] = {
+    {"browse", S_IFDIR, 1, make_browse, NULL},
     {"data", S_IFDIR, 1, make_data, has_data},
     {"restore", S_IFDIR, 1, make_restore, NULL},
     {"snapshots", S_IFDIR, 1, make_snapshots, NULL},

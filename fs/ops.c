@@ -91,7 +91,7 @@ static int set_attributes(struct node *node, const struct stat *attr, int to_set
         struct timespec mtime = attr->st_mtim;
         if (to_set & FUSE_SET_ATTR_MTIME_NOW)
             (void)clock_gettime(CLOCK_REALTIME, &mtime);
-        r = node_set_times(node, &mtime);
+        r = node_set_times(node, &mtime, to_set & FUSE_SET_ATTR_MTIME_NOW);
     }
     return r;
 }
@@ -130,10 +130,34 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     refuse_creation(req, parent);
 }
 
+static void run_mkdir(struct call *call)
+{
+    struct node *child = NULL;
+    struct fuse_entry_param entry = {0};
+    int r = node_mkdir(call->node, &call->request, call->name, &child);
+    if (r == 0)
+        r = call_entry(call, child, 0, &entry);
+    call_quiet(call);
+    if (r < 0)
+        (void)fuse_reply_err(call->req, -r);
+    else if (fuse_reply_entry(call->req, &entry) == -ENOENT)
+        inode_table_forget(call->front->inodes, entry.ino, 1);
+}
+
+/* The mode is that of what is made there, and not the caller's to choose. */
 static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-    (void)name, (void)mode;
-    refuse_creation(req, parent);
+    (void)mode;
+    struct call call;
+    if (!call_init(&call, req, parent, run_mkdir))
+        return;
+    call.name = strdup(name);
+    if (call.name) {
+        call_dispatch(&call, NODE_WAITS_MKDIR);
+        return;
+    }
+    call_fail(&call, -ENOMEM);
+    call_done(&call);
 }
 
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
@@ -159,11 +183,10 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    (void)name;
     struct call call;
     if (!call_init(&call, req, parent, NULL))
         return;
-    call_fail(&call, node_refuse(call.node, -EPERM));
+    call_fail(&call, node_rmdir(call.node, name));
     call_done(&call);
 }
 
@@ -280,7 +303,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     struct node *child = NULL;
     struct opened opened;
     struct fuse_entry_param entry;
-    int r = node_create(call.node, name, mode, &child, &opened);
+    int r = node_create(call.node, name, fi->flags, mode, &child, &opened);
     if (r == 0) {
         struct node *created cleanup_node = node_ref(child);
         r = call_entry(&call, child, 0, &entry);
@@ -376,6 +399,62 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
     call.offset = offset;
     call.flags = (unsigned)whence;
     call_dispatch(&call, NODE_WAITS_READ);
+}
+
+/* So much at a time, that an interrupt is heeded soon. */
+#define COPY_MAX_BYTES ((size_t)32 << 20)
+#define COPY_PIECE_BYTES ((size_t)1 << 20)
+
+/* Copies up to len bytes: how many, or why not even one. */
+static ssize_t copy_range(struct call *call, struct node *to, struct handle *to_handle,
+                          uint64_t to_offset, size_t len)
+{
+    cleanup_free char *piece = malloc(COPY_PIECE_BYTES);
+    size_t done = 0;
+    ssize_t n = piece ? 1 : -ENOMEM;
+    while (n > 0 && done < len) {
+        size_t want = len - done < COPY_PIECE_BYTES ? len - done : COPY_PIECE_BYTES;
+        n = node_read(call->node, handle_of(&call->fi), &call->request, piece, want,
+                      (uint64_t)call->offset + done);
+        if (n > 0)
+            n = node_write(to, to_handle, piece, (size_t)n, to_offset + done);
+        if (n > 0)
+            done += (size_t)n;
+        if (cancel_is_raised(call->request.cancel))
+            break;
+    }
+    return done > 0 ? (ssize_t)done : n;
+}
+
+static void run_copy(struct call *call)
+{
+    struct node *to cleanup_node = inode_table_get(call->front->inodes, call->to_ino);
+    size_t len = call->size < COPY_MAX_BYTES ? call->size : COPY_MAX_BYTES;
+    ssize_t n = to ? copy_range(call, to, handle_of(&call->to_fi), (uint64_t)call->to_offset, len)
+                   : -ESTALE;
+    call_quiet(call);
+    if (n < 0)
+        (void)fuse_reply_err(call->req, (int)-n);
+    else
+        (void)fuse_reply_write(call->req, (size_t)n);
+}
+
+/* From one file of the mount to another, without a detour through the program that copies. */
+static void op_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t offset,
+                               struct fuse_file_info *fi, fuse_ino_t to_ino, off_t to_offset,
+                               struct fuse_file_info *to_fi, size_t len, int flags)
+{
+    (void)flags;
+    struct call call;
+    if (!call_init(&call, req, ino, run_copy))
+        return;
+    call.fi = *fi;
+    call.offset = offset;
+    call.size = len;
+    call.to_ino = to_ino;
+    call.to_offset = to_offset;
+    call.to_fi = *to_fi;
+    call_dispatch_waiting(&call);
 }
 
 static void run_readlink(struct call *call)
@@ -544,6 +623,7 @@ const struct fuse_lowlevel_ops ops_table = {
     .fsync = op_fsync,
     .release = op_release,
     .lseek = op_lseek,
+    .copy_file_range = op_copy_file_range,
     .readlink = op_readlink,
     .opendir = ops_opendir,
     .readdir = ops_readdir,

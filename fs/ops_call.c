@@ -59,13 +59,8 @@ void call_fail(struct call *call, int r)
     (void)fuse_reply_err(call->req, r < 0 ? -r : 0);
 }
 
-void call_dispatch(struct call *call, unsigned operation)
+void call_dispatch_waiting(struct call *call)
 {
-    if (!node_may_wait(call->node, operation)) {
-        call->run(call);
-        call_done(call);
-        return;
-    }
     struct call *copy = malloc(sizeof(*copy));
     struct cancel *cancel = cancel_new();
     int r = -ENOMEM;
@@ -80,6 +75,16 @@ void call_dispatch(struct call *call, unsigned operation)
         call_fail(call, r);
         call_done(call);
     }
+}
+
+void call_dispatch(struct call *call, unsigned operation)
+{
+    if (node_may_wait(call->node, operation)) {
+        call_dispatch_waiting(call);
+        return;
+    }
+    call->run(call);
+    call_done(call);
 }
 
 int call_entry(struct call *call, struct node *child, double name_seconds,

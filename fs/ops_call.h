@@ -24,6 +24,9 @@ struct call {
     struct fuse_file_info fi;
     size_t size;
     off_t offset;
+    fuse_ino_t to_ino; /* of a copy within the mount: where it goes */
+    off_t to_offset;
+    struct fuse_file_info to_fi;
     char *name;
     char *new_name;
     unsigned flags;
@@ -38,6 +41,9 @@ void call_done(struct call *call);
 
 /* Runs call->run, here or in a worker, and then releases what it holds. */
 void call_dispatch(struct call *call, unsigned operation);
+
+/* The same, always in a worker. */
+void call_dispatch_waiting(struct call *call);
 
 /* To be called before any reply but call_fail: after it the request is libfuse's,
  * and a late interrupt must not find our cancel. */

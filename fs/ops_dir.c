@@ -13,11 +13,11 @@
 
 /* One entry that waits to be given out. */
 struct waiting {
-    char *name;
     struct node *child; /* NULL where only number and type are known */
     struct stat stat;
     double seconds;
     struct waiting *next;
+    char name[];
 };
 
 struct open_dir {
@@ -46,7 +46,6 @@ static void drop_first(struct open_dir *dir)
     if (!dir->first)
         dir->last = &dir->first;
     node_unref(entry->child);
-    free(entry->name);
     free(entry);
 }
 
@@ -73,15 +72,14 @@ static void dir_free(struct open_dir *dir)
 static int add_waiting(struct open_dir *dir, const char *name, struct node *child,
                        const struct stat *stat, double seconds)
 {
-    struct waiting *entry = calloc(1, sizeof(*entry));
-    if (!entry || !(entry->name = strdup(name))) {
-        free(entry);
+    size_t name_bytes = strlen(name) + 1;
+    struct waiting *entry = malloc(sizeof(*entry) + name_bytes);
+    if (!entry) {
         node_unref(child);
         return -ENOMEM;
     }
-    entry->child = child;
-    entry->stat = *stat;
-    entry->seconds = seconds;
+    *entry = (struct waiting){.child = child, .stat = *stat, .seconds = seconds};
+    memcpy(entry->name, name, name_bytes);
     *dir->last = entry;
     dir->last = &entry->next;
     return 0;

@@ -55,6 +55,22 @@ static int set_seconds(struct config *config, const struct option_row *row, cons
     return 0;
 }
 
+/* As zstd(1), without --ultra. */
+#define LEVEL_DEFAULT 3
+#define LEVEL_MAX 19
+
+static int set_level(struct config *config, const struct option_row *row, const char *value,
+                     struct fail *why)
+{
+    char *end;
+    long level = strtol(value, &end, 10);
+    if (end == value || *end || level < 1 || level > LEVEL_MAX)
+        return fail_set(why, EINVAL, "%s=%s: a number from 1 to %d is wanted", row->name, value,
+                        LEVEL_MAX);
+    config->level = (int)level;
+    return 0;
+}
+
 static const struct {
     const char *name;
     enum volumes_access access;
@@ -116,6 +132,7 @@ static const struct option_row rows[] = {
     {"spool", set_dir, offsetof(struct config, spool), "DIR",
      "where transient copies go (the store's .spool)"},
     {"access", set_access, 0, "auto|local|agent|agent-stream|api", "how volume contents are reached (auto)"},
+    {"level", set_level, 0, "N", "level of zstd, 1 to 19 (3)"},
     {"cache", set_seconds, offsetof(struct config, cache_seconds), "SECONDS",
      "how long what was just asked may be trusted (1)"},
     {"ro", pass_on, 0, NULL, "no restoring"},
@@ -277,15 +294,16 @@ static int set_default_store(struct config *config, struct fail *why)
 
 static int show(struct config *config, struct fail *why)
 {
-    int r = buf_printf(&config->shown, "store=%s,spool=%s,access=%s,cache=%g", config->store,
-                       config->spool, name_of_way(config->volumes.access), config->cache_seconds);
+    int r = buf_printf(&config->shown, "store=%s,spool=%s,access=%s,level=%d,cache=%g", config->store,
+                       config->spool, name_of_way(config->volumes.access), config->level,
+                       config->cache_seconds);
     return r < 0 ? fail_errno(why, -r, "options") : 0;
 }
 
 int option_parse(int argc, char **argv, struct config *ret_config, struct fail *why)
 {
     struct config *config = ret_config;
-    *config = (struct config){.cache_seconds = 1};
+    *config = (struct config){.cache_seconds = 1, .level = LEVEL_DEFAULT};
     buf_init(&config->fuse_options, OPTIONS_MAX_BYTES);
     buf_init(&config->shown, OPTIONS_MAX_BYTES);
     optind = 0; /* glibc: begin anew, whatever was parsed before (getopt(3), NOTES) */

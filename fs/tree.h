@@ -4,14 +4,15 @@
  *
  * Inode numbers: 1 is the root, 2 .dvolfs; a volume with the catalogue's id V
  * has V * 256 and its fixed directories the numbers after it.  The top two bits
- * tell what is made up as it is looked up: a moment, a file in restore/ or in
- * data/, a text (its contents' hash), the log.
+ * tell what is made up as it is looked up: a moment, a kept snapshot or a file in one,
+ * a file in restore/ or in data/, a text (its contents' hash), the log.
  */
 #ifndef DVOLFS_FS_TREE_H
 #define DVOLFS_FS_TREE_H
 
 #include "base/log.h"
 #include "fs/node.h"
+#include "job/kept.h"
 #include "job/moment.h"
 #include "job/spool.h"
 #include "volume/volumes.h"
@@ -22,11 +23,19 @@
 #define INO_SNAPSHOTS(id) (INO_VOLUME(id) + 1)
 #define INO_RESTORE(id) (INO_VOLUME(id) + 2)
 #define INO_DATA(id) (INO_VOLUME(id) + 3)
+#define INO_BROWSE_DIR(id) (INO_VOLUME(id) + 4)
 #define INO_MOMENT (UINT64_C(1) << 62)
 #define INO_INBOX_FILE (UINT64_C(2) << 62)
 #define INO_LIVE (INO_INBOX_FILE | (UINT64_C(1) << 61))
 #define INO_TEXT (UINT64_C(3) << 62)
 #define INO_LOG (INO_MOMENT | (UINT64_C(1) << 61))
+/* With a hash of 59 bits. */
+#define INO_KEPT (INO_MOMENT | (UINT64_C(1) << 60))
+#define INO_BROWSE (INO_KEPT | (UINT64_C(1) << 59))
+
+/* How long the attributes of a kept snapshot may be trusted.  Its name may be for no time:
+ * it is there twice, in snapshots/ and browse/, and in other mounts of the store. */
+#define KEPT_SECONDS 1.0
 
 #define CONTROL_NAME ".dvolfs"
 
@@ -37,6 +46,8 @@ struct tree {
     struct moments *moments;
     struct spool *spool;
     struct inboxes *inboxes;
+    struct kept *kept;
+    struct jobs *jobs;
     struct log *log;
     struct timespec mounted_at; /* the mtime of what has no other */
     double cache_seconds;       /* how long live attributes may be trusted */
@@ -50,6 +61,7 @@ must_check struct node *node_control_new(struct tree *tree);
 must_check struct node *node_volume_new(struct tree *tree, const struct view_volume *volume);
 must_check struct node *node_snapshots_new(struct tree *tree, const char *volume, uint64_t id);
 must_check struct node *node_live_new(struct tree *tree, const char *volume, uint64_t id);
+must_check struct node *node_browse_new(struct tree *tree, const char *volume, uint64_t id);
 must_check struct node *node_restore_new(struct tree *tree, const char *volume, uint64_t id);
 
 /*
@@ -59,6 +71,21 @@ must_check struct node *node_restore_new(struct tree *tree, const char *volume, 
  */
 must_check struct node *node_text_new(struct tree *tree, const char *where, const char *text,
                                       size_t len);
+
+/* The archive of a kept snapshot: 0 or -ENOENT, -ENOMEM, -errno. */
+must_check int node_kept_new(struct tree *tree, const char *volume, const char *name,
+                             struct node **ret_node);
+
+/* Whether a kept snapshot may be called so: now.tar.zst is not one. */
+bool tree_is_kept_name(const char *name);
+
+/* 59 bits, for inode numbers. */
+uint64_t tree_hash(uint64_t a, uint64_t b);
+/* Of which file it is. */
+uint64_t tree_hash_stat(const struct stat *st);
+
+/* All but the inode number. */
+void tree_fill_stat(const struct file_stat *from, struct stat *st);
 
 /* What every directory of fixed contents answers to getattr. */
 void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat);

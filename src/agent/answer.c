@@ -191,13 +191,22 @@ static int answer_seek(unused_arg const struct answers *answers,
     return buf_add(&reply->payload, &packed, sizeof(packed));
 }
 
+static int answer_sync(const struct answers *answers,
+                       unused_arg const struct agent_request *request,
+                       unused_arg struct handle *none, struct reply *reply)
+{
+    struct file_time moment = inspect_sync(answers->root);
+    uint64_t packed[] = {htole64((uint64_t)moment.s), htole64(moment.ns)};
+    return buf_add(&reply->payload, packed, sizeof(packed));
+}
+
 void answer(const struct answers *answers, const struct agent_request *request,
             struct handle *handle, struct reply *reply)
 {
     static answer_fn *const by_type[] = {
         [AGENT_STAT] = answer_stat, [AGENT_LIST] = answer_list, [AGENT_WALK] = answer_walk,
         [AGENT_NEXT] = answer_next, [AGENT_OPEN] = answer_open, [AGENT_READ] = answer_read,
-        [AGENT_SEEK] = answer_seek,
+        [AGENT_SEEK] = answer_seek, [AGENT_SYNC] = answer_sync,
     };
     reply->result = by_type[request->type](answers, request, handle, reply);
     if (reply->result >= 0)

@@ -52,4 +52,15 @@ int listing_fd(const struct listing *listing);
 /* What an open file is.  -errno. */
 must_check int inspect_open(int fd, struct file_stat *ret);
 
+/*
+ * Writes what is dirty on the root's file system to the disk, so that whatever is
+ * stored from now on changes a file's ctime, even through a mapping that was stored
+ * to before: the kernel looks at the clock only where a page was clean.
+ *
+ * The time before it began, by the clock that ctimes are of.  Where the file system
+ * gives no such promise (tmpfs; those of other machines), or could not be written, that
+ * is INT64_MIN seconds: before all ctimes.
+ */
+struct file_time inspect_sync(int root);
+
 #endif

@@ -101,7 +101,7 @@ static ssize_t send_pieces(int fd, struct batch *batch)
 static void drop_written(struct batch *batch, size_t n)
 {
     batch->fd_count = 0;
-    while (n) {
+    while (n && batch->first < batch->count) {
         struct iovec *piece = &batch->pieces[batch->first];
         size_t len = n < piece->iov_len ? n : piece->iov_len;
         piece->iov_base = (char *)piece->iov_base + len;

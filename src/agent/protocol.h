@@ -44,6 +44,7 @@
  *                                 among the flags; else the result is a handle
  *   READ  handle, offset, bytes   bytes of the file, fewer only at its end
  *   SEEK  handle, offset, whence  u64: the offset (lseek(2), SEEK_DATA, SEEK_HOLE)
+ *   SYNC                          i64 seconds, u64 nanoseconds: inspect_sync
  *   CLOSE handle                  no reply, and no effect where there is no such
  *
  * Paths are relative to the root, which is "", and have no "." and ".." (-EXDEV).  A
@@ -78,6 +79,7 @@ enum agent_type {
     AGENT_OPEN,
     AGENT_READ,
     AGENT_SEEK,
+    AGENT_SYNC,
     AGENT_CLOSE,
 };
 

@@ -9,17 +9,32 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #define HEAD_MAX_BYTES ((size_t)16384)
 
-static int wait_for(int fd, short events, struct cancel *cancel, struct fail *why)
+/* What an exchange may wait for. */
+struct limits {
+    int64_t until_ms; /* ENGINE_DEADLINE_MS from its beginning */
+    struct cancel *cancel;
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static int wait_for(int fd, short events, const struct limits *limits, struct fail *why)
 {
     struct pollfd fds[] = {{.fd = fd, .events = events},
-                           {.fd = cancel_fd(cancel), .events = POLLIN}};
+                           {.fd = cancel_fd(limits->cancel), .events = POLLIN}};
     int n;
-    do
-        n = poll(fds, 2, ENGINE_DEADLINE_MS);
-    while (n < 0 && errno == EINTR);
+    do {
+        int64_t left = limits->until_ms - now_ms();
+        n = poll(fds, 2, left > 0 ? (int)left : 0);
+    } while (n < 0 && errno == EINTR);
     if (n < 0)
         return fail_errno(why, errno, "poll");
     if (n == 0)
@@ -27,7 +42,7 @@ static int wait_for(int fd, short events, struct cancel *cancel, struct fail *wh
     return fds[1].revents ? fail_set(why, EINTR, "interrupted") : 0;
 }
 
-static int send_all(int fd, const char *text, struct cancel *cancel, struct fail *why)
+static int send_all(int fd, const char *text, const struct limits *limits, struct fail *why)
 {
     for (size_t left = strlen(text); left;) {
         ssize_t n = send(fd, text, left, MSG_NOSIGNAL);
@@ -38,7 +53,7 @@ static int send_all(int fd, const char *text, struct cancel *cancel, struct fail
             left -= (size_t)n;
             continue;
         }
-        int r = wait_for(fd, POLLOUT, cancel, why);
+        int r = wait_for(fd, POLLOUT, limits, why);
         if (r < 0)
             return r;
     }
@@ -69,7 +84,7 @@ static size_t head_part(const struct buf *head, const char *seen, size_t len, bo
 }
 
 /* The answer's head and not a byte more: what follows is the stream. */
-static int receive_head(int fd, struct buf *head, struct cancel *cancel, struct fail *why)
+static int receive_head(int fd, struct buf *head, const struct limits *limits, struct fail *why)
 {
     for (bool ends = false; !ends;) {
         char seen[1024];
@@ -79,7 +94,7 @@ static int receive_head(int fd, struct buf *head, struct cancel *cancel, struct 
         if (n < 0 && errno != EAGAIN && errno != EINTR)
             return fail_errno(why, errno, "the engine's connection");
         if (n < 0) {
-            int r = wait_for(fd, POLLIN, cancel, why);
+            int r = wait_for(fd, POLLIN, limits, why);
             if (r < 0)
                 return r;
             continue;
@@ -126,9 +141,10 @@ int engine_container_attach(struct engine *engine, const char *id, struct cancel
         return fd;
     struct buf head cleanup_buf;
     buf_init(&head, HEAD_MAX_BYTES);
-    int r = send_all(fd, request, cancel, why);
+    const struct limits limits = {.until_ms = now_ms() + ENGINE_DEADLINE_MS, .cancel = cancel};
+    int r = send_all(fd, request, &limits, why);
     if (r == 0)
-        r = receive_head(fd, &head, cancel, why);
+        r = receive_head(fd, &head, &limits, why);
     if (r == 0)
         r = check_head(&head, why);
     return r < 0 ? r : take_fd(&fd);
@@ -154,8 +170,10 @@ static int give_part(const struct attach_state *state, const char *bytes, size_t
 {
     if (state->head[0] == 1)
         return buf_add(out, bytes, len);
-    if (state->head[0] == 2)
-        (void)!buf_add(err, bytes, len); /* a note for people: what does not fit is left out */
+    if (state->head[0] == 2) { /* a note for people: what does not fit is left out */
+        size_t room = err->max_bytes - err->len;
+        (void)!buf_add(err, bytes, len < room ? len : room);
+    }
     return 0;
 }
 

@@ -44,3 +44,24 @@ int engine_image_remove(struct engine *engine, const char *reference, struct can
             .method = "DELETE", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
         NULL, why);
 }
+
+int engine_images_prune(struct engine *engine, const char *label, struct cancel *cancel,
+                        struct fail *why)
+{
+    cleanup_free char *filters = NULL;
+    if (asprintf(&filters, "{\"dangling\":[\"true\"],\"label\":[\"%s\"]}", label) < 0) {
+        filters = NULL;
+        return fail_errno(why, ENOMEM, "images");
+    }
+    cleanup_free char *escaped = engine_escape(filters);
+    cleanup_free char *path = NULL;
+    if (!escaped || asprintf(&path, "/images/prune?filters=%s", escaped) < 0) {
+        path = NULL;
+        return fail_errno(why, ENOMEM, "images");
+    }
+    return engine_call(
+        engine,
+        &(struct http_request){
+            .method = "POST", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
+        NULL, why);
+}

@@ -16,6 +16,11 @@ must_check int engine_image_import(struct engine *engine, const char *repo, cons
                                    const char *label, const void *tar, size_t tar_bytes,
                                    struct cancel *cancel, struct fail *why);
 
+/* Removes all images that have the label (key=value) and no name, and that no container
+ * refers to. */
+must_check int engine_images_prune(struct engine *engine, const char *label, struct cancel *cancel,
+                                   struct fail *why);
+
 /* Removes an image.  -ENOENT: gone already; -EBUSY: a container refers to it. */
 must_check int engine_image_remove(struct engine *engine, const char *reference,
                                    struct cancel *cancel, struct fail *why);

@@ -33,6 +33,7 @@ struct moment {
     struct moments *table;
     struct moment *next;
     char *volume;
+    enum now_format format;
     uint64_t serial;
     enum state state;
     int result; /* of GONE: -ESTALE, or why it could not be made */
@@ -112,13 +113,14 @@ static void make_gone(struct moment *moment, int result)
     forget_askers(moment);
 }
 
-static struct moment *moment_new(struct moments *table, const char *volume)
+static struct moment *moment_new(struct moments *table, const char *volume, enum now_format format)
 {
     struct moment *moment = calloc(1, sizeof(*moment));
     if (!moment)
         return NULL;
     moment->refs = 1;
     moment->table = table;
+    moment->format = format;
     moment->serial = table->next_serial++;
     moment->cancel = cancel_new();
     moment->volume = strdup(volume);
@@ -240,12 +242,13 @@ static bool is_about_now(const struct moment *moment)
            (moment->state == MAKING && now_ms() <= moment->begun_ms + moment->table->cache_ms);
 }
 
-struct moment *moment_find(struct moments *moments, const char *volume, pid_t process)
+struct moment *moment_find(struct moments *moments, const char *volume, enum now_format format,
+                           pid_t process)
 {
     scoped_lock(&moments->lock);
     struct moment *found = NULL;
     for (struct moment *at = moments->live; at; at = at->next) {
-        if (strcmp(at->volume, volume) != 0)
+        if (at->format != format || strcmp(at->volume, volume) != 0)
             continue;
         if (was_told_to(at, process)) { /* goes before what is newer */
             found = at;
@@ -257,7 +260,7 @@ struct moment *moment_find(struct moments *moments, const char *volume, pid_t pr
     if (found)
         (void)ref(found);
     else
-        found = moment_new(moments, volume);
+        found = moment_new(moments, volume, format);
     /* Whoever looks a name up asks or opens next, and must find it still there. */
     if (found)
         note_asker(found, process, false);
@@ -291,10 +294,18 @@ static void make(void *data)
     struct moments *table = moment->table;
     struct fail why = FAIL_INIT;
     struct now_archive *archive cleanup_now_archive = NULL;
-    int r = now_archive_make(table->conf.volumes, table->conf.spool, table->conf.log,
-                             moment->volume, moment->cancel, &archive, &why);
+    const char *name = now_format_name(moment->format);
+    struct now_archive_conf conf = {.volumes = table->conf.volumes,
+                                    .spool = table->conf.spool,
+                                    .log = table->conf.log,
+                                    .jobs = table->conf.jobs,
+                                    .volume = moment->volume,
+                                    .name = name,
+                                    .format = moment->format,
+                                    .level = table->conf.level};
+    int r = now_archive_make(&conf, moment->cancel, &archive, &why);
     if (r < 0 && r != -EINTR)
-        log_event(table->conf.log, "%s/snapshots/now.tar: %s", moment->volume, fail_text(&why, r));
+        log_event(table->conf.log, "%s/snapshots/%s: %s", moment->volume, name, fail_text(&why, r));
     bool last;
     {
         /* Everything that needs the table is done before it may be freed: see
@@ -426,8 +437,9 @@ ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offs
     /* The archive does not go while it is open. */
     ssize_t n = now_archive_read(moment->archive, data, len, offset, &why);
     if (n < 0)
-        log_event(moment->table->conf.log, "%s/snapshots/now.tar: at %llu: %s", moment->volume,
-                  (unsigned long long)offset, fail_text(&why, (int)n));
+        log_event(moment->table->conf.log, "%s/snapshots/%s: at %llu: %s", moment->volume,
+                  now_format_name(moment->format), (unsigned long long)offset,
+                  fail_text(&why, (int)n));
     return n;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Moments: the archive of a volume as of one instant, shown as now.tar.
+ * Moments: the archive of a volume as of one instant, shown as now.tar, now.tar.gz and
+ * now.tar.zst, each of which has its own.
  *
  * A moment is made when somebody asks for its size or opens it, once for all
  * who ask at the same time, and never changes.  Each is a file of its own to
@@ -38,6 +39,8 @@ struct moments_conf {
     struct spool *spool;
     struct workers *workers; /* where archives are made; not the threads that wait for them */
     struct log *log;
+    struct jobs *jobs; /* where compressing is seen; may be NULL */
+    int level;         /* of zstd */
     double cache_seconds;
 };
 
@@ -50,11 +53,12 @@ must_check int moments_start(const struct moments_conf *conf, struct moments **r
 void moments_stop(struct moments *moments);
 
 /*
- * The moment that now.tar of the volume stands for, to the given process (its
- * process id, not a thread's); a new reference.  Starts nothing, does not
+ * The moment that now.tar of the volume, or one of the others, stands for, to the
+ * given process (its process id, not a thread's); a new reference.  Starts nothing, does not
  * block.  NULL: out of memory.
  */
-must_check struct moment *moment_find(struct moments *moments, const char *volume, pid_t process);
+must_check struct moment *moment_find(struct moments *moments, const char *volume,
+                                      enum now_format format, pid_t process);
 void moment_unref(struct moment *moment);
 
 /* A number no other moment of this process has. */

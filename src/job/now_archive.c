@@ -2,8 +2,11 @@
 #include "job/now_archive.h"
 
 #include "base/fd.h"
+#include "job/ahead.h"
+#include "job/squeeze.h"
 #include "tar/vtar.h"
 
+#include <assert.h>
 #include <string.h>
 
 /* Names of one file's attributes at once: one listxattr(2) gives no more. */
@@ -11,12 +14,16 @@
 
 struct now_archive {
     struct now_archive_info info;
-    int fd; /* of a spooled one, else -1 */
+    int fd;            /* of a spooled one, else -1 */
+    uint64_t affected; /* of a compressed one, when it was made */
 
     /* Of a virtual one. */
     struct log *log;
     char *volume;
+    char *name;
+    bool waits_for_writes;
     struct contents *contents;
+    struct ahead *ahead;
     struct layout *layout;
     struct vtar *vtar;
 };
@@ -28,7 +35,7 @@ static int source_open(void *data, const char *path, uint64_t dev, uint64_t ino,
 {
     struct now_archive *archive = data;
     struct contents_file *file;
-    int r = contents_open(archive->contents, path, dev, ino, NULL, &file);
+    int r = ahead_open(archive->ahead, path, dev, ino, &file);
     if (r < 0)
         return fail_errno(why, -r, "%s", path);
     *ret_file = file;
@@ -38,7 +45,11 @@ static int source_open(void *data, const char *path, uint64_t dev, uint64_t ino,
 static ssize_t source_read(void *data, void *file, void *buf, size_t len, uint64_t offset,
                            struct fail *why)
 {
-    (void)data;
+    const struct now_archive *archive = data;
+    if (archive->waits_for_writes && len > CONTENTS_SMALL_BYTES) {
+        int64_t at = contents_seek(file, offset, SEEK_DATA, NULL);
+        (void)at; /* it is for the lock, which those who write have */
+    }
     ssize_t n = contents_read(file, buf, len, offset, NULL);
     return n < 0 ? fail_errno(why, (int)-n, "reading") : n;
 }
@@ -52,8 +63,15 @@ static void source_close(void *data, void *file)
 static void source_affected(void *data, const char *path, const char *what)
 {
     struct now_archive *archive = data;
-    log_event(archive->log, "%s/snapshots/now.tar: while it was read, %s %s", archive->volume, path,
-              what);
+    log_event(archive->log, "%s/snapshots/%s: while it was read, %s %s", archive->volume,
+              archive->name, path, what);
+}
+
+static bool source_expect(void *data, const char *path, uint64_t dev, uint64_t ino,
+                          uint64_t size_bytes)
+{
+    const struct now_archive *archive = data;
+    return ahead_expect(archive->ahead, path, dev, ino, size_bytes);
 }
 
 /* ---- laying it out ------------------------------------------------------------------- */
@@ -145,10 +163,14 @@ static int lay_out(struct now_archive *archive, struct cancel *cancel, struct fa
     if (r < 0)
         return fail_prefix(why, r, "volume %s", archive->volume);
     layout_finish(archive->layout);
+    archive->ahead = ahead_new(archive->contents);
+    if (!archive->ahead)
+        return fail_errno(why, ENOMEM, "volume %s", archive->volume);
     archive->vtar = vtar_new(archive->layout, &(struct vtar_source){.open = source_open,
                                                                     .pread = source_read,
                                                                     .close = source_close,
                                                                     .affected = source_affected,
+                                                                    .expect = source_expect,
                                                                     .data = archive});
     if (!archive->vtar)
         return fail_errno(why, ENOMEM, "volume %s", archive->volume);
@@ -160,46 +182,113 @@ static int lay_out(struct now_archive *archive, struct cancel *cancel, struct fa
     return 0;
 }
 
-static int fill_spool(struct now_archive *archive, struct volumes *volumes, struct spool *spool,
+static int fill_spool(struct now_archive *archive, const struct now_archive_conf *conf,
                       struct cancel *cancel, struct fail *why)
 {
-    archive->fd = spool_file(spool, why);
+    archive->fd = spool_file(conf->spool, why);
     if (archive->fd < 0)
         return archive->fd;
     struct volumes_summary summary;
-    int r = volumes_read(volumes, archive->volume, archive->fd, cancel, &summary, why);
+    int r = volumes_read(conf->volumes, archive->volume, archive->fd, cancel, &summary, why);
     if (r < 0)
         return r;
     if (summary.may_be_cut)
         log_event(archive->log,
-                  "%s/snapshots/now.tar: paths of nearly 4096 bytes: what is deeper is missing",
-                  archive->volume);
+                  "%s/snapshots/%s: paths of nearly 4096 bytes: what is deeper is missing",
+                  archive->volume, archive->name);
     archive->info = (struct now_archive_info){
         .bytes = summary.bytes,
         .newest = {.tv_sec = summary.newest_s, .tv_nsec = summary.newest_ns}};
     return 0;
 }
 
-int now_archive_make(struct volumes *volumes, struct spool *spool, struct log *log,
-                     const char *volume, struct cancel *cancel, struct now_archive **ret_archive,
-                     struct fail *why)
+static struct now_archive *archive_new(const struct now_archive_conf *conf)
 {
     struct now_archive *archive cleanup_now_archive = calloc(1, sizeof(*archive));
     if (!archive)
-        return fail_errno(why, ENOMEM, "volume %s", volume);
+        return NULL;
     archive->fd = -1;
-    archive->log = log;
-    archive->volume = strdup(volume);
-    if (!archive->volume)
-        return fail_errno(why, ENOMEM, "volume %s", volume);
-    int r = volumes_contents(volumes, volume, cancel, &archive->contents, why);
+    archive->log = conf->log;
+    archive->volume = strdup(conf->volume);
+    archive->name = strdup(conf->name);
+    return archive->volume && archive->name ? take(archive) : NULL;
+}
+
+int now_archive_of(struct contents *contents, const struct now_archive_conf *conf,
+                   struct cancel *cancel, struct now_archive **ret_archive, struct fail *why)
+{
+    struct now_archive *archive cleanup_now_archive = archive_new(conf);
+    if (!archive)
+        return fail_errno(why, ENOMEM, "volume %s", conf->volume);
+    archive->contents = contents_ref(contents);
+    int r = lay_out(archive, cancel, why);
     if (r == 0)
-        r = lay_out(archive, cancel, why);
-    else if (r == -ENOTSUP)
-        r = fill_spool(archive, volumes, spool, cancel, why);
+        *ret_archive = take(archive);
+    return r;
+}
+
+static int make_plain(const struct now_archive_conf *conf, struct cancel *cancel,
+                      struct now_archive **ret_archive, struct fail *why)
+{
+    struct contents *contents cleanup_contents = NULL;
+    int r = volumes_contents(conf->volumes, conf->volume, cancel, &contents, why);
+    if (r == 0)
+        return now_archive_of(contents, conf, cancel, ret_archive, why);
+    if (r != -ENOTSUP)
+        return r;
+    struct now_archive *archive cleanup_now_archive = archive_new(conf);
+    if (!archive)
+        return fail_errno(why, ENOMEM, "volume %s", conf->volume);
+    r = fill_spool(archive, conf, cancel, why);
+    if (r == 0)
+        *ret_archive = take(archive);
+    return r;
+}
+
+/* What squeeze reads. */
+static ssize_t read_plain(void *data, void *buf, size_t len, uint64_t offset, struct fail *why)
+{
+    return now_archive_read(data, buf, len, offset, why);
+}
+
+static int compress(struct now_archive *plain, const struct now_archive_conf *conf,
+                    struct cancel *cancel, struct now_archive **ret_archive, struct fail *why)
+{
+    struct now_archive *archive cleanup_now_archive = archive_new(conf);
+    if (!archive)
+        return fail_errno(why, ENOMEM, "volume %s", conf->volume);
+    archive->fd = spool_file(conf->spool, why);
+    if (archive->fd < 0)
+        return archive->fd;
+    struct job job cleanup_job;
+    job_begin(&job, conf->jobs, "compress", conf->volume, conf->name);
+    archive->info = now_archive_info(plain);
+    job_set_total(&job, archive->info.bytes);
+    int r = squeeze(&(struct squeeze_conf){.is_gzip = conf->format == NOW_TAR_GZ,
+                                           .level = conf->level,
+                                           .read = read_plain,
+                                           .data = plain,
+                                           .job = &job,
+                                           .cancel = cancel,
+                                           .fd = archive->fd},
+                    &archive->info.bytes, why);
+    archive->affected = now_archive_affected(plain);
+    if (r == 0)
+        *ret_archive = take(archive);
+    return r;
+}
+
+int now_archive_make(const struct now_archive_conf *conf, struct cancel *cancel,
+                     struct now_archive **ret_archive, struct fail *why)
+{
+    struct now_archive *plain cleanup_now_archive = NULL;
+    int r = make_plain(conf, cancel, &plain, why);
     if (r < 0)
         return r;
-    *ret_archive = take(archive);
+    assert(plain);
+    if (conf->format != NOW_TAR)
+        return compress(plain, conf, cancel, ret_archive, why);
+    *ret_archive = take(plain);
     return 0;
 }
 
@@ -208,14 +297,23 @@ void now_archive_free(struct now_archive *archive)
     if (!archive)
         return;
     vtar_free(archive->vtar);
+    ahead_free(archive->ahead);
     layout_free(archive->layout);
     contents_unref(archive->contents);
     cleanup_close_impl(&archive->fd);
+    free(archive->name);
     free(archive->volume);
     free(archive);
 }
 
 /* ---- reading it ------------------------------------------------------------------------ */
+
+const char *now_format_name(enum now_format format)
+{
+    static const char *const names[] = {
+        [NOW_TAR] = "now.tar", [NOW_TAR_GZ] = "now.tar.gz", [NOW_TAR_ZST] = "now.tar.zst"};
+    return names[format];
+}
 
 struct now_archive_info now_archive_info(const struct now_archive *archive)
 {
@@ -224,7 +322,7 @@ struct now_archive_info now_archive_info(const struct now_archive *archive)
 
 uint64_t now_archive_affected(const struct now_archive *archive)
 {
-    return archive->vtar ? vtar_affected(archive->vtar) : 0;
+    return archive->vtar ? vtar_affected(archive->vtar) : archive->affected;
 }
 
 ssize_t now_archive_read(struct now_archive *archive, void *data, size_t len, uint64_t offset,
@@ -239,4 +337,36 @@ ssize_t now_archive_read(struct now_archive *archive, void *data, size_t len, ui
     ssize_t n = fd_pread_full(archive->fd, data, len, offset);
     /* Less than was written is not an end of file, it is a broken disk. */
     return n >= 0 && (size_t)n < len ? fail_set(why, EIO, "the spool file is cut short") : n;
+}
+
+/* ---- keeping it ------------------------------------------------------------------------- */
+
+const struct layout *now_archive_layout(const struct now_archive *archive)
+{
+    return archive->layout;
+}
+
+int now_archive_fd(const struct now_archive *archive)
+{
+    return archive->fd;
+}
+
+bool now_archive_is_affected(const struct now_archive *archive, size_t index)
+{
+    return vtar_is_affected(archive->vtar, index);
+}
+
+bool now_archive_is_missing(const struct now_archive *archive, size_t index)
+{
+    return vtar_is_missing(archive->vtar, index);
+}
+
+void now_archive_note_given(struct now_archive *archive, size_t index)
+{
+    vtar_note_given(archive->vtar, index);
+}
+
+void now_archive_wait_for_writes(struct now_archive *archive)
+{
+    archive->waits_for_writes = true;
 }

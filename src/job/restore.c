@@ -11,6 +11,8 @@
 /* A file takes whole blocks and some metadata; directories, links and small
  * files take one block each on the usual file systems. */
 #define BYTES_PER_MEMBER 4096
+/* Of a member in a tar: pax records, the header, half a block of padding. */
+#define HEADER_BYTES 1792
 
 static bool has_suffix(const char *name, const char *suffix)
 {
@@ -89,20 +91,34 @@ static int check_all(struct volumes *volumes, const struct restore_request *requ
     return r;
 }
 
+/* Of volumes_write. */
+static void note_sent(void *data, size_t bytes)
+{
+    job_add_done(data, bytes);
+}
+
+/* What the engine will be sent; headers are longer for few. */
+static uint64_t bytes_to_send(const struct tar_check *check)
+{
+    return tar_check_data_bytes(check) + tar_check_members(check) * HEADER_BYTES;
+}
+
 static int check_and_write(struct volumes *volumes, const struct restore_request *request,
-                           struct cancel *cancel, struct tar_check **ret_check, bool *ret_begun,
-                           struct fail *why)
+                           struct job *job, struct cancel *cancel, struct tar_check **ret_check,
+                           bool *ret_begun, struct fail *why)
 {
     int r = check_all(volumes, request, cancel, ret_check, why);
     if (r < 0)
         return r;
+    job_set_total(job, bytes_to_send(*ret_check));
     if (cancel_is_raised(cancel))
         return fail_set(why, EINTR, "interrupted");
     /* Again: what was checked since may have taken long. */
     r = volumes_check_unused(volumes, request->volume, cancel, why);
     if (r < 0)
         return r;
-    return volumes_write(volumes, request->volume, request->fd, cancel, ret_begun, why);
+    return volumes_write(volumes, request->volume, request->fd, note_sent, job, cancel, ret_begun,
+                         why);
 }
 
 static int run(struct volumes *volumes, const struct restore_request *request,
@@ -113,7 +129,10 @@ static int run(struct volumes *volumes, const struct restore_request *request,
     int r = turn_take(request->turn, cancel);
     if (r < 0)
         return fail_set(why, -r, "interrupted");
-    r = check_and_write(volumes, request, cancel, ret_check, ret_begun, why);
+    struct job job;
+    job_begin(&job, request->jobs, "restore", request->volume, request->name);
+    r = check_and_write(volumes, request, &job, cancel, ret_check, ret_begun, why);
+    job_end(&job);
     turn_give_back(request->turn);
     return r;
 }

@@ -16,6 +16,7 @@
 #include "base/cancel.h"
 #include "base/fail.h"
 #include "base/turn.h"
+#include "job/jobs.h"
 #include "volume/volumes.h"
 
 #include <stdbool.h>
@@ -25,6 +26,7 @@ struct restore_request {
     const char *name;  /* of the archive, for the receipt */
     int fd;            /* the archive; not closed */
     struct turn *turn; /* of the volume: its restores follow one another */
+    struct jobs *jobs; /* where it is seen while it runs; may be NULL */
 };
 
 /*

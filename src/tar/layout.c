@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An entry is a slot of 64 bytes in one array, its name in one arena, and where
+ * An entry is a slot of 80 bytes in one array, its name in one arena, and where
  * it needs more an allocation of its own.  Paths are put together from the
  * parents' names, and headers from all that, whenever they are asked for: an
  * entry is measured by writing its headers from what was stored, so that they
@@ -28,7 +28,9 @@ struct slot {
     uint64_t size_bytes; /* 0 where the entry has no data of its own */
     uint64_t ino;
     int64_t mtime_s;
+    int64_t ctime_s;
     uint32_t mtime_ns;
+    uint32_t ctime_ns;
     uint32_t mode;
     uint32_t uid;
     uint32_t gid;
@@ -551,16 +553,19 @@ static int make_room(struct layout *layout, size_t name_bytes)
 }
 
 /* Writes the entry behind the others, where it does not count yet. */
-static void put_slot(struct layout *layout, const struct tar_entry *entry, uint64_t ino,
-                     const struct position *position, struct extra *extra)
+static void put_slot(struct layout *layout, const struct tar_entry *entry,
+                     const struct layout_identity *identity, const struct position *position,
+                     struct extra *extra)
 {
     bool is_link = extra && extra->link_to != NONE;
     layout->slots[layout->count] = (struct slot){
         .offset = layout->end,
         .size_bytes = S_ISREG(entry->mode) && !is_link ? entry->size_bytes : 0,
-        .ino = ino,
+        .ino = identity->ino,
         .mtime_s = entry->mtime_s,
+        .ctime_s = identity->ctime_s,
         .mtime_ns = entry->mtime_ns,
+        .ctime_ns = identity->ctime_ns,
         .mode = entry->mode,
         .uid = (uint32_t)entry->uid,
         .gid = (uint32_t)entry->gid,
@@ -632,7 +637,7 @@ static int append(struct layout *layout, const struct tar_entry *entry,
     struct buf directory cleanup_buf;
     buf_init(&directory, layout->directory.max_bytes);
     uint64_t end = 0;
-    put_slot(layout, entry, identity->ino, position, extra);
+    put_slot(layout, entry, identity, position, extra);
     r = measure(layout, &end);
     if (r == 0 && S_ISDIR(entry->mode))
         r = buf_add_string(&directory, entry->name);
@@ -722,12 +727,53 @@ void layout_slot(const struct layout *layout, size_t index, struct layout_slot *
         .header_bytes = (uint64_t)slot->header_blocks * TAR_BLOCK_BYTES,
         .data_bytes = data_bytes(layout, slot),
         .slot_bytes = end - slot->offset,
+        .parent = slot->parent,
+        .map_bytes = is_sparse ? extra->map_bytes : 0,
+        .is_sparse = is_sparse,
         .dev = extra ? extra->dev : layout->dev,
         .ino = slot->ino,
+        .ctime_s = slot->ctime_s,
+        .ctime_ns = slot->ctime_ns,
         .size_bytes = slot->size_bytes,
         .has_data = is_sparse ? extra->run_count > 0 : slot->size_bytes > 0,
         .link_to = extra && extra->link_to != NONE ? extra->link_to : index,
     };
+}
+
+const char *layout_entry(const struct layout *layout, size_t index, struct tar_entry *ret_entry)
+{
+    assert(index < layout->count);
+    const struct slot *slot = &layout->slots[index];
+    const struct extra *extra = extra_of(layout, slot);
+    *ret_entry = (struct tar_entry){
+        .mode = slot->mode,
+        .uid = slot->uid,
+        .gid = slot->gid,
+        .mtime_s = slot->mtime_s,
+        .mtime_ns = slot->mtime_ns,
+        .size_bytes = slot->size_bytes,
+    };
+    if (extra) {
+        ret_entry->is_hard_link = extra->link_to != NONE;
+        ret_entry->link_target = extra->link_target;
+        ret_entry->dev_major = extra->dev_major;
+        ret_entry->dev_minor = extra->dev_minor;
+        ret_entry->xattrs = extra->xattrs;
+        ret_entry->xattr_count = extra->xattr_count;
+    }
+    return name_of(layout, (uint32_t)index);
+}
+
+bool layout_run(const struct layout *layout, size_t index, size_t number,
+                struct tar_extent *ret_run)
+{
+    const struct extra *extra = extra_of(layout, &layout->slots[index]);
+    if (!extra || !extra->is_sparse || number >= extra->run_count)
+        return false;
+    uint64_t before = number > 0 ? extra->runs[number - 1].stored_end : 0;
+    *ret_run = (struct tar_extent){.offset = extra->runs[number].offset,
+                                   .bytes = extra->runs[number].stored_end - before};
+    return true;
 }
 
 int layout_find(const struct layout *layout, uint64_t offset, struct layout_slot *ret_slot)

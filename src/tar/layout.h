@@ -85,7 +85,12 @@ struct layout_slot {
     uint64_t header_bytes; /* all header blocks */
     uint64_t data_bytes; /* without padding: what the file's own bytes take, or the map and runs */
     uint64_t slot_bytes; /* all of it, with padding */
+    uint64_t map_bytes;  /* of the data, those of the map */
+    size_t parent;       /* the index of the directory it is in; the root is its own */
     uint64_t dev, ino;   /* the file it was; for a check when it is opened */
+    int64_t ctime_s;
+    uint32_t ctime_ns;
+    bool is_sparse;
     uint64_t size_bytes; /* of the file */
     bool has_data;       /* something has to be read from the file */
     size_t link_to;      /* of a hard link: the index of the first name; else index */
@@ -97,6 +102,14 @@ int layout_find(const struct layout *layout, uint64_t offset, struct layout_slot
 
 /* The slot of an index below layout_count. */
 void layout_slot(const struct layout *layout, size_t index, struct layout_slot *ret_slot);
+
+/* What the entry is, pointing into layout; its name within its directory is returned,
+ * and those of a hard link's target and the runs are left out. */
+const char *layout_entry(const struct layout *layout, size_t index, struct tar_entry *ret_entry);
+
+/* A sparse file's run of that number, as it is stored; false: there are no more. */
+bool layout_run(const struct layout *layout, size_t index, size_t number,
+                struct tar_extent *ret_run);
 
 /* Adds the header blocks of the entry: exactly slot.header_bytes.  -ENOMEM, -EMSGSIZE. */
 must_check int layout_header(const struct layout *layout, size_t index, struct buf *out);

@@ -44,6 +44,8 @@ struct tar_reader {
     uint64_t nonzero_end; /* where the last byte that is not zero ends */
     int stream_error;     /* libarchive does not pass it on */
     struct fail stream_why;
+    uint64_t headers_at; /* of the current member */
+    uint64_t data_at;
     uint64_t data_end; /* of the runs so far */
     uint64_t data_max; /* where they must end */
 };
@@ -146,8 +148,11 @@ static int advance(struct tar_reader *reader, struct fail *why)
     reader->header_left = HEADER_MAX_BYTES;
     r = archive_read_next_header(reader->tar, &reader->current);
     reader->in_header = false;
-    if (r != ARCHIVE_EOF && is_sound(r, reader->tar))
+    reader->headers_at = reader->data_at = (uint64_t)archive_read_header_position(reader->tar);
+    if (r != ARCHIVE_EOF && is_sound(r, reader->tar)) {
+        reader->data_at = (uint64_t)archive_filter_bytes(reader->tar, 0);
         return 1;
+    }
     reader->current = NULL;
     if (r != ARCHIVE_EOF || reader->stream_error)
         return tar_fail(reader, why);
@@ -362,6 +367,12 @@ int tar_reader_next(struct tar_reader *reader, struct tar_entry *ret_entry, stru
     *ret_entry = entry;
     entry = (struct tar_entry){0};
     return 1;
+}
+
+void tar_reader_position(const struct tar_reader *reader, uint64_t *ret_headers, uint64_t *ret_data)
+{
+    *ret_headers = reader->headers_at;
+    *ret_data = reader->data_at;
 }
 
 /* The next run that is not empty, still as libarchive has it: 1, or 0 at the end. */

@@ -53,6 +53,15 @@ must_check int tar_reader_next(struct tar_reader *reader, struct tar_entry *ret_
                                struct fail *why);
 
 /*
+ * Where the current member stands in the archive as it is decompressed: its headers, and
+ * the first byte that is stored of its data (behind a sparse file's map).  After
+ * tar_reader_next returned 0: where the closing blocks begin, twice.  Not to be called
+ * after tar_reader_data.
+ */
+void tar_reader_position(const struct tar_reader *reader, uint64_t *ret_headers,
+                         uint64_t *ret_data);
+
+/*
  * The next run of the current member's data: 1 with *ret_data (valid until the
  * next call), its length (> 0) and its offset in the file, or 0 at the member's
  * end.  Runs ascend and do not overlap; what lies between is zeros.

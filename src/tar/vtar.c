@@ -25,9 +25,11 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* How far ahead of a read files are announced to the source. */
-#define EXPECT_BYTES ((uint64_t)1 << 20)
-#define EXPECT_FILES 256
+/* How far behind a read files are announced to the source. */
+#define EXPECT_BYTES ((uint64_t)8 << 20)
+#define EXPECT_FILES 1024
+/* Requests of one reader may overtake each other by so much. */
+#define ORDER_BYTES ((uint64_t)4 << 20)
 
 enum state { UNTOUCHED, GIVEN, SHORT, LOST, GONE };
 
@@ -46,12 +48,15 @@ struct vtar {
     struct vtar_source source;
     atomic_uchar *states;
     atomic_size_t last;     /* the slot that the last read ended in */
-    atomic_size_t expected; /* up to which slot files were announced */
+    atomic_flag announcing; /* a thread is at what `expected` tells */
+    size_t expected;        /* up to which slot files were announced */
     atomic_uint_least64_t affected;
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t left;  /* a row can be taken */
     struct row rows[VTAR_MAX_OPEN];
     uint64_t clock;
+    uint64_t run_begin; /* where somebody began to read in order, */
+    uint64_t run_end;   /* and has come to */
 };
 
 /* One call of vtar_read. */
@@ -100,6 +105,22 @@ void vtar_free(struct vtar *vtar)
 uint64_t vtar_affected(const struct vtar *vtar)
 {
     return atomic_load(&vtar->affected);
+}
+
+bool vtar_is_affected(const struct vtar *vtar, size_t index)
+{
+    return atomic_load(&vtar->states[index]) > GIVEN;
+}
+
+bool vtar_is_missing(const struct vtar *vtar, size_t index)
+{
+    return atomic_load(&vtar->states[index]) == GONE;
+}
+
+void vtar_note_given(struct vtar *vtar, size_t index)
+{
+    unsigned char untouched = UNTOUCHED;
+    (void)atomic_compare_exchange_strong(&vtar->states[index], &untouched, GIVEN);
 }
 
 /* ---- what became of a file ----------------------------------------------------- */
@@ -485,29 +506,55 @@ static bool find_slot(struct vtar *vtar, uint64_t offset, struct layout_slot *re
     return layout_find(vtar->layout, offset, ret_slot) > 0;
 }
 
-/* Announces the files behind the first slot of the span, each once for a
- * sequential reader.  A hint: what fails is left out. */
+/* Up to where to announce: as far behind the span as its reader has come, so that one
+ * who jumps about costs nothing. */
+static uint64_t follow(struct vtar *vtar, const struct span *span)
+{
+    uint64_t end = span->at + span->len;
+    scoped_lock(&vtar->lock);
+    bool goes_on = span->at <= vtar->run_end + ORDER_BYTES && vtar->run_end <= end + ORDER_BYTES;
+    if (!goes_on) {
+        vtar->run_begin = vtar->run_end = end;
+        return 0;
+    }
+    if (end > vtar->run_end)
+        vtar->run_end = end;
+    uint64_t come = vtar->run_end - vtar->run_begin;
+    return end + (come < EXPECT_BYTES ? come : EXPECT_BYTES);
+}
+
+static bool announce(struct request *request, const struct layout_slot *slot)
+{
+    const struct vtar_source *source = &request->vtar->source;
+    if (!slot->has_data || state_of(request, slot->index) != UNTOUCHED)
+        return true;
+    return find_path(request, slot->index) == 0 &&
+           source->expect(source->data, buf_string(&request->path), slot->dev, slot->ino,
+                          slot->size_bytes);
+}
+
+/* Announces the files behind the first slot of the span, each once to a reader in
+ * order.  A hint: what fails is left out. */
 static void expect(struct request *request, size_t first, const struct span *span)
 {
     struct vtar *vtar = request->vtar;
-    uint64_t end = span->at + span->len + EXPECT_BYTES;
     size_t to = layout_count(vtar->layout);
     if (!vtar->source.expect)
         return;
+    uint64_t end = follow(vtar, span);
     if (to - first > EXPECT_FILES)
         to = first + EXPECT_FILES;
-    size_t from = atomic_load(&vtar->expected);
-    if (from <= first || from > to)
-        from = first + 1;
-    for (; from < to; from++) {
+    if (atomic_flag_test_and_set(&vtar->announcing))
+        return; /* whoever is at it is not far */
+    if (vtar->expected <= first || vtar->expected > to)
+        vtar->expected = first + 1;
+    for (; vtar->expected < to; vtar->expected++) {
         struct layout_slot slot;
-        layout_slot(vtar->layout, from, &slot);
-        if (slot.offset >= end)
+        layout_slot(vtar->layout, vtar->expected, &slot);
+        if (slot.offset >= end || !announce(request, &slot))
             break;
-        if (slot.has_data && find_path(request, from) == 0)
-            vtar->source.expect(vtar->source.data, buf_string(&request->path));
     }
-    atomic_store(&vtar->expected, from);
+    atomic_flag_clear(&vtar->announcing);
 }
 
 static int give_all(struct request *request, struct span *span)

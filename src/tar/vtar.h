@@ -40,8 +40,12 @@ struct vtar_source {
      * link to a file that is gone".  No lock is held.
      */
     void (*affected)(void *data, const char *path, const char *what);
-    /* Optional (NULL): says that the file at path will probably be asked for soon. */
-    void (*expect)(void *data, const char *path);
+    /*
+     * Optional (NULL): says that open will probably be called soon with the same
+     * arguments, for a file of size_bytes.  False: not now, it is to be told later.
+     * Only while somebody reads in order; from one thread at a time.
+     */
+    bool (*expect)(void *data, const char *path, uint64_t dev, uint64_t ino, uint64_t size_bytes);
     void *data;
 };
 
@@ -68,5 +72,14 @@ must_check ssize_t vtar_read(struct vtar *vtar, void *buf, size_t len, uint64_t 
 
 /* How many files are not as the layout said. */
 uint64_t vtar_affected(const struct vtar *vtar);
+
+/* Whether the entry's file was not given out as the layout said, as far as it was read; and
+ * whether it is not in the archive at all. */
+bool vtar_is_affected(const struct vtar *vtar, size_t index);
+bool vtar_is_missing(const struct vtar *vtar, size_t index);
+
+/* Says that bytes of the entry were had elsewhere, as the layout says they are: it is
+ * not to be filled any more, nor are links to it. */
+void vtar_note_given(struct vtar *vtar, size_t index);
 
 #endif

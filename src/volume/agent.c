@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One thread, the reaper, ends what is idle.  A volume's agent is in one of three
- * states: none, changing (a thread starts it or takes it away; others wait), or
- * there.  One lock guards it all; none of the slow work is done under it.
+ * states: none, being started (by one thread; others wait), or there.  One lock
+ * guards it all; none of the slow work is done under it: an agent that is let go
+ * ends with its link, and the helpers' remover does the rest.
  */
 #include "volume/agent.h"
 
@@ -11,13 +12,20 @@
 #include <string.h>
 #include <time.h>
 
+/* Between two lines in the log about one volume. */
+#define QUIET_SECONDS 60
+
 struct agent_volume {
     struct agents *agents;
     char *name;
-    unsigned users; /* contents */
-    unsigned works; /* between enter and leave */
-    bool is_changing;
+    unsigned users;   /* contents */
+    unsigned works;   /* between enter and leave */
+    bool is_changing; /* a thread starts its agent; others wait */
     time_t idle_since;
+    unsigned failures; /* to start one; the last one's error and reason: */
+    int error;
+    struct fail reason;
+    time_t quiet_until; /* further failures are not worth a line in the log */
     struct helper *helper;
     struct agent_link *link; /* NULL: none */
     struct agent_volume *next;
@@ -33,6 +41,7 @@ struct agents {
     struct agent_volume *volumes;
     bool ever_worked;
     bool cannot_work;
+    char *doubted;      /* a volume for which it did not work; NULL: none */
     struct fail reason; /* why it cannot */
     bool stopping;
 };
@@ -57,37 +66,70 @@ static bool is_passing(int r)
     return false;
 }
 
-/* With the lock. */
-static void note_start(struct agents *agents, int r, const struct fail *why)
+/* With the lock.  One volume that cannot be mounted does not speak against agents:
+ * only where none works for another either is it taken to be the engine. */
+static void doubt(struct agents *agents, const struct agent_volume *volume)
 {
-    if (r == 0)
-        agents->ever_worked = true;
-    if (r == 0 || agents->ever_worked || is_passing(r))
+    if (agents->ever_worked || is_passing(volume->error))
         return;
-    agents->cannot_work = true;
-    agents->reason = *why;
+    if (!agents->doubted)
+        agents->doubted = strdup(volume->name); /* without memory the next one will do */
+    else if (strcmp(agents->doubted, volume->name) != 0)
+        agents->cannot_work = true;
+    agents->reason = volume->reason;
+}
+
+/* With the lock. */
+static void note_failure(struct agent_volume *volume, int r, const struct fail *why)
+{
+    struct agents *agents = volume->agents;
+    if (r == -EINTR)
+        return;
+    volume->failures++;
+    volume->error = r;
+    volume->reason = *why;
+    if (r != -ENOENT && now_s() >= volume->quiet_until) {
+        log_event(agents->log, "%s", fail_text(why, r)); /* it names the volume */
+        volume->quiet_until = now_s() + QUIET_SECONDS;
+    }
+    doubt(agents, volume);
+}
+
+/* With the lock: lets the volume's agent go. */
+static void end(struct agent_volume *volume)
+{
+    struct agent_link *link = take(volume->link);
+    if (!link)
+        return;
+    agent_link_end(link); /* open files may have references */
+    agent_link_unref(link);
+    helper_drop(take(volume->helper));
 }
 
 /* With the lock, which it lets go meanwhile. */
 static int start(struct agent_volume *volume, struct cancel *cancel, struct fail *why)
 {
     struct agents *agents = volume->agents;
-    struct helper *helper = NULL, *old_helper = take(volume->helper);
-    struct agent_link *link = NULL, *old_link = take(volume->link);
+    struct helper *helper = NULL;
+    struct agent_link *link = NULL;
+    struct fail reason = FAIL_INIT;
+    end(volume);
     volume->is_changing = true;
     (void)pthread_mutex_unlock(&agents->lock);
-    agent_link_unref(old_link);
-    helper_close(old_helper);
-    struct fail reason = FAIL_INIT;
     int r = starter_run(agents->starter, volume->name, cancel, &helper, &link, &reason);
     (void)pthread_mutex_lock(&agents->lock);
     volume->is_changing = false;
     volume->helper = helper;
     volume->link = link;
     volume->idle_since = now_s();
-    note_start(agents, r, &reason);
     (void)pthread_cond_broadcast(&agents->changed);
-    if (r < 0 && why)
+    if (r == 0) {
+        agents->ever_worked = true;
+        volume->quiet_until = 0;
+        return 0;
+    }
+    note_failure(volume, r, &reason);
+    if (why)
         *why = reason;
     return r;
 }
@@ -107,13 +149,28 @@ static int await_change(struct agent_volume *volume, struct cancel *cancel)
     return cancel_is_raised(cancel) ? -EINTR : 0;
 }
 
+/* With the lock: makes it so that there is a link. */
+static int reach(struct agent_volume *volume, struct cancel *cancel, struct fail *why)
+{
+    unsigned failures = volume->failures;
+    int r = await_change(volume, cancel);
+    if (r < 0 || (volume->link && !agent_link_is_broken(volume->link)))
+        return r;
+    /* What came of the start that was waited for counts for all who did: or they
+     * would fail one after the other. */
+    bool has_failed = volume->failures != failures;
+    if (!has_failed && !volume->agents->cannot_work)
+        return start(volume, cancel, why);
+    if (why)
+        *why = has_failed ? volume->reason : volume->agents->reason;
+    return has_failed ? volume->error : -ENOTSUP;
+}
+
 /* With the lock. */
 static int enter(struct agent_volume *volume, struct cancel *cancel, struct agent_link **ret_link,
                  struct fail *why)
 {
-    int r = await_change(volume, cancel);
-    if (r == 0 && (!volume->link || agent_link_is_broken(volume->link)))
-        r = volume->agents->cannot_work ? -ENOTSUP : start(volume, cancel, why);
+    int r = reach(volume, cancel, why);
     if (r < 0)
         return r;
     volume->works++;
@@ -130,8 +187,6 @@ int agent_volume_enter(struct agent_volume *volume, struct cancel *cancel,
     {
         scoped_lock(&volume->agents->lock);
         r = enter(volume, cancel, ret_link, why);
-        if (r == -ENOTSUP && volume->agents->cannot_work && why)
-            *why = volume->agents->reason;
     }
     cancel_hook_remove(cancel, &hook);
     return r;
@@ -150,24 +205,9 @@ void agent_volume_leave(struct agent_volume *volume, struct agent_link *link)
 
 static bool is_due(const struct agent_volume *volume, time_t now)
 {
-    return volume->link && !volume->is_changing && volume->works == 0 &&
+    return volume->link && volume->works == 0 &&
            (volume->agents->stopping || now >= volume->idle_since + AGENT_IDLE_SECONDS ||
             agent_link_is_broken(volume->link));
-}
-
-/* Ends the volume's agent.  With the lock, which it lets go meanwhile. */
-static void end(struct agent_volume *volume)
-{
-    struct agents *agents = volume->agents;
-    struct helper *helper = take(volume->helper);
-    struct agent_link *link = take(volume->link);
-    volume->is_changing = true;
-    (void)pthread_mutex_unlock(&agents->lock);
-    agent_link_unref(link);
-    helper_close(helper);
-    (void)pthread_mutex_lock(&agents->lock);
-    volume->is_changing = false;
-    (void)pthread_cond_broadcast(&agents->changed);
 }
 
 static void forget(struct agent_volume **at)
@@ -178,21 +218,26 @@ static void forget(struct agent_volume **at)
     free(volume);
 }
 
-/* Whether it did something, so that the list is to be looked at anew. */
-static bool reap_one(struct agents *agents)
+/* Whether nothing is left to be known of it. */
+static bool is_forgettable(const struct agent_volume *volume, time_t now)
+{
+    return volume->users == 0 && volume->works == 0 && !volume->link && !volume->is_changing &&
+           (volume->agents->stopping || now >= volume->quiet_until);
+}
+
+/* Lets go of what is idle. */
+static void reap(struct agents *agents)
 {
     time_t now = now_s();
-    for (struct agent_volume **at = &agents->volumes; *at; at = &(*at)->next) {
-        if (is_due(*at, now)) {
+    struct agent_volume **at = &agents->volumes;
+    while (*at) {
+        if (is_due(*at, now))
             end(*at);
-            return true;
-        }
-        if ((*at)->users == 0 && (*at)->works == 0 && !(*at)->link && !(*at)->is_changing) {
+        if (is_forgettable(*at, now))
             forget(at);
-            return true;
-        }
+        else
+            at = &(*at)->next;
     }
-    return false;
 }
 
 static void *reaper_main(void *arg)
@@ -200,8 +245,7 @@ static void *reaper_main(void *arg)
     struct agents *agents = arg;
     (void)pthread_mutex_lock(&agents->lock);
     for (;;) {
-        if (reap_one(agents))
-            continue;
+        reap(agents);
         if (agents->stopping)
             break;
         struct timespec until = {.tv_sec = now_s() + (agents->volumes ? 1 : 3600)};
@@ -247,6 +291,13 @@ void agent_volume_unref(struct agent_volume *volume)
     volume->users--;
 }
 
+/* Whether a way without agents may do better. */
+static bool may_be_the_engine(struct agents *agents, int r)
+{
+    scoped_lock(&agents->lock);
+    return r == -ENOTSUP || (!agents->ever_worked && !is_passing(r));
+}
+
 int agents_contents(struct agents *agents, const char *volume, struct cancel *cancel,
                     struct contents **ret_contents, struct fail *why)
 {
@@ -257,7 +308,7 @@ int agents_contents(struct agents *agents, const char *volume, struct cancel *ca
     int r = agent_volume_enter(found, cancel, &link, why);
     if (r < 0) {
         agent_volume_unref(found);
-        return r == -EINTR || r == -ENOENT || !agents->cannot_work ? r : -ENOTSUP;
+        return may_be_the_engine(agents, r) ? -ENOTSUP : r;
     }
     r = agent_contents_new(found, ret_contents);
     agent_volume_leave(found, link);
@@ -285,11 +336,14 @@ void agents_reconsider(struct agents *agents)
 {
     scoped_lock(&agents->lock);
     agents->cannot_work = agents->ever_worked = false;
+    free(take(agents->doubted));
+    starter_reconsider(agents->starter);
 }
 
 static void agents_free(struct agents *agents)
 {
     starter_free(agents->starter);
+    free(agents->doubted);
     (void)pthread_cond_destroy(&agents->changed);
     (void)pthread_mutex_destroy(&agents->lock);
     free(agents);

@@ -29,16 +29,17 @@ must_check int agents_start(struct helpers *helpers, struct log *log, bool with_
 /* Ends all agents.  No contents may be left.  NULL is allowed. */
 void agents_stop(struct agents *agents);
 
-/* Whether agents may be had: false with why, once one could not be started and none
- * ever was.  Never blocks. */
+/* Whether agents may be had: false with why, once none could be started for either of
+ * two volumes and none ever was.  Never blocks. */
 bool agents_may_work(struct agents *agents, struct fail *why);
 /* The engine may be another now: forgets what agents_may_work said. */
 void agents_reconsider(struct agents *agents);
 
 /*
  * The contents of a volume, an agent for it being started where there is none; a
- * new reference.  -ENOTSUP: there can be no agents on this engine; -ENOENT: no
- * such volume; errors as starter_run.  Blocks.
+ * new reference.  -ENOTSUP: there can be no agents on this engine, or perhaps not;
+ * -ENOENT: no such volume; errors as starter_run.  Failures to start are logged.
+ * Blocks.
  */
 must_check int agents_contents(struct agents *agents, const char *volume, struct cancel *cancel,
                                struct contents **ret_contents, struct fail *why);

@@ -16,6 +16,7 @@
 
 #include "engine/attach.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -24,6 +25,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define SLOT_BITS 10
 #define SLOTS (1u << SLOT_BITS)
@@ -31,9 +33,16 @@
 #define READ_BYTES ((size_t)256 * 1024)
 /* Descriptors in one message: unix(7), SCM_MAX_FD. */
 #define MESSAGE_FDS 253
-/* That have come and whose frames have not; beyond it the agent is not sound. */
-#define MAX_FDS 1024
+/* That have come and whose frames have not: a message's, since the next is read
+ * apart from it, and its frames follow at once. */
+#define MAX_FDS 256
+/* Of requests that are not sent yet, then who has more to ask waits; and of those
+ * with what is told without waiting. */
+#define FULL_OUT_BYTES ((size_t)8 << 20)
 #define MAX_OUT_BYTES ((size_t)16 << 20)
+/* Of one record, without what was asked for: agent/file.h. */
+#define MAX_RECORD_BYTES (AGENT_MAX_REPLY_BYTES - AGENT_MAX_BYTES)
+#define MAX_PATH_BYTES AGENT_MAX_REQUEST_BYTES /* at which a walk failed */
 #define MAX_ERR_BYTES 400
 
 /* A thread with calls under way. */
@@ -45,7 +54,8 @@ struct agent_waiter {
 
 struct slot {
     uint32_t id;
-    uint16_t type; /* 0: free */
+    uint16_t type;           /* 0: free */
+    size_t max_bytes;        /* of a reply that is no error */
     struct agent_call *call; /* NULL: given up */
 };
 
@@ -57,9 +67,10 @@ struct agent_link {
 
     pthread_mutex_t lock;
     int refs;
-    int error; /* why it is broken; 0: it is not */
+    int error;    /* why it is broken; 0: it is not */
     bool is_read; /* somebody is the reader */
     struct agent_waiter *waiters;
+    int64_t silent_since_ms; /* while there are waiters */
     unsigned slots_used;
     unsigned next_slot;
     uint32_t count; /* of requests, for ids */
@@ -79,6 +90,13 @@ void agent_reply_done(struct agent_reply *reply)
     reply->fd = -1;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* ---- waiters ----------------------------------------------------------------------- */
 
 /* With the lock, like all below unless they say otherwise. */
@@ -95,9 +113,15 @@ static void settle(struct agent_call *call, int error)
         (void)pthread_cond_signal(&call->waiter->woken);
 }
 
+/* Whether who has more to ask must wait. */
+static bool is_full(const struct agent_link *link)
+{
+    return (link->slots_used >= SLOTS - 1 || link->out.len >= FULL_OUT_BYTES) && !link->error;
+}
+
 static void free_slot(struct agent_link *link, struct slot *slot)
 {
-    bool was_full = link->slots_used == SLOTS - 1;
+    bool was_full = is_full(link);
     *slot = (struct slot){0};
     link->slots_used--;
     if (was_full)
@@ -125,6 +149,7 @@ static void break_link(struct agent_link *link, int error)
 /* As much as can be sent now. */
 static void flush(struct agent_link *link)
 {
+    bool was_full = is_full(link);
     size_t done = 0;
     while (done < link->out.len && !link->error) {
         ssize_t n = send(link->fd, link->out.data + done, link->out.len - done,
@@ -137,6 +162,8 @@ static void flush(struct agent_link *link)
             break_link(link, -ENOTCONN);
     }
     buf_drop_front(&link->out, done);
+    if (was_full && !is_full(link))
+        wake_all(link);
     if (link->out.len && link->is_read) {
         uint64_t one = 1;
         (void)!write(link->wake_fd, &one, sizeof(one));
@@ -155,28 +182,42 @@ static struct slot *find_free_slot(struct agent_link *link)
     return NULL;
 }
 
+/* What a reply that makes sense has at most. */
+static size_t reply_bytes(const struct agent_request *request)
+{
+    switch (request->type) {
+    case AGENT_HELLO:
+        return AGENT_NONCE_BYTES;
+    case AGENT_SEEK:
+        return sizeof(uint64_t);
+    case AGENT_SYNC:
+        return 2 * sizeof(uint64_t);
+    case AGENT_OPEN:
+    case AGENT_READ:
+        return request->bytes;
+    default:
+        return request->bytes + MAX_RECORD_BYTES;
+    }
+}
+
 static void take_slot(struct agent_link *link, struct slot *slot, struct agent_call *call)
 {
     uint32_t number = (uint32_t)(slot - link->slots);
     *slot = (struct slot){.id = number == HELLO_SLOT ? 0 : ++link->count << SLOT_BITS | number,
                           .type = call->request.type,
+                          .max_bytes = reply_bytes(&call->request),
                           .call = call};
     link->slots_used++;
-}
-
-static bool is_full(const struct agent_link *link)
-{
-    return link->slots_used >= SLOTS - 1 && !link->error;
 }
 
 /* Adds the request to what is to be sent; its reply will settle the call. */
 static void begin(struct agent_link *link, struct agent_call *call)
 {
-    if (link->error) {
+    struct slot *slot = link->error ? NULL : find_free_slot(link);
+    if (!slot) { /* who calls has seen to it that one is free */
         settle(call, link->error);
         return;
     }
-    struct slot *slot = find_free_slot(link);
     take_slot(link, slot, call);
     call->request.id = slot->id;
     int r = agent_request_write(&link->out, &call->request);
@@ -192,8 +233,8 @@ void agent_link_close_handle(struct agent_link *link, uint32_t handle)
     if (link->error)
         return;
     /* Without memory the handle stays open at the agent, which bounds them. */
-    if (agent_request_write(&link->out, &(struct agent_request){.type = AGENT_CLOSE,
-                                                                .handle = handle}) == 0)
+    if (agent_request_write(&link->out,
+                            &(struct agent_request){.type = AGENT_CLOSE, .handle = handle}) == 0)
         flush(link);
 }
 
@@ -208,56 +249,63 @@ static int take_descriptor(struct agent_link *link)
     return fd;
 }
 
+/* Without asking the file's disk, which may take long: the lock is held. */
 static bool is_regular(int fd)
 {
-    struct stat st;
-    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    struct statx st;
+    return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 &&
+           S_ISREG(st.stx_mode);
 }
 
-/* What a reply that nobody waits for has opened is closed. */
+/* What a reply that nobody gets has opened is closed. */
 static void drop_reply(struct agent_link *link, const struct agent_frame *frame, int fd)
 {
-    if (fd >= 0)
-        (void)close(fd);
-    bool opens = frame->type == AGENT_OPEN || frame->type == AGENT_LIST ||
-                 frame->type == AGENT_WALK;
+    cleanup_close_impl(&fd);
+    bool opens =
+        frame->type == AGENT_OPEN || frame->type == AGENT_LIST || frame->type == AGENT_WALK;
     if (opens && frame->result > 0)
-        (void)!agent_request_write(&link->out,
-                                   &(struct agent_request){.type = AGENT_CLOSE,
-                                                           .handle = (uint32_t)frame->result});
+        (void)!agent_request_write(
+            &link->out,
+            &(struct agent_request){.type = AGENT_CLOSE, .handle = (uint32_t)frame->result});
 }
 
-static void give_reply(struct agent_call *call, const struct agent_frame *frame, int fd)
+static void give_reply(struct agent_link *link, struct agent_call *call,
+                       const struct agent_frame *frame, int fd)
 {
     struct agent_reply reply = {.result = frame->result, .flags = frame->flags, .fd = fd};
     buf_init(&reply.payload, AGENT_MAX_REPLY_BYTES);
     int r = buf_add(&reply.payload, frame->payload, frame->bytes);
     if (r < 0)
-        agent_reply_done(&reply);
+        drop_reply(link, frame, fd);
     else
         call->reply = reply;
     settle(call, r);
 }
 
+/* Whether it is a reply, as far as that can be told here, to what was asked. */
+static bool is_reply(const struct slot *slot, const struct agent_frame *frame)
+{
+    size_t max_bytes = frame->result < 0 ? MAX_PATH_BYTES : slot->max_bytes;
+    return slot->type == frame->type && slot->id == frame->id && frame->bytes <= max_bytes;
+}
+
 static int take_frame(struct agent_link *link, const struct agent_frame *frame)
 {
     struct slot *slot = &link->slots[frame->id % SLOTS];
-    if (slot->type != frame->type || slot->id != frame->id)
+    if (!is_reply(slot, frame))
         return -EBADMSG;
-    int fd = -1;
+    cleanup_close int fd = -1;
     if (frame->flags & AGENT_DESCRIPTOR) {
         fd = take_descriptor(link);
-        if (frame->type != AGENT_OPEN || fd < 0 || !is_regular(fd)) {
-            cleanup_close_impl(&fd);
+        if (frame->type != AGENT_OPEN || fd < 0 || !is_regular(fd))
             return -EBADMSG;
-        }
     }
     struct agent_call *call = slot->call;
     free_slot(link, slot);
     if (call)
-        give_reply(call, frame, fd);
+        give_reply(link, call, frame, take_fd(&fd));
     else
-        drop_reply(link, frame, fd);
+        drop_reply(link, frame, take_fd(&fd));
     return 0;
 }
 
@@ -314,12 +362,28 @@ static int take_bytes(struct agent_link *link, ssize_t n, struct msghdr *message
         return 0;
     if (n <= 0)
         return -ENOTCONN;
+    link->silent_since_ms = now_ms();
     int r = keep_descriptors(link, message);
     if (r == 0)
-        r = link->is_socket ? buf_add(&link->in, link->scratch, (size_t)n)
-                            : attach_take(&link->attach, link->scratch, (size_t)n, &link->in,
-                                          &link->err);
+        r = link->is_socket
+                ? buf_add(&link->in, link->scratch, (size_t)n)
+                : attach_take(&link->attach, link->scratch, (size_t)n, &link->in, &link->err);
     return r < 0 ? r : take_frames(link);
+}
+
+/* Waits until something comes, can be sent, or is to be: 1; or for too long: 0. */
+static int wait_for_link(struct agent_link *link, bool sends, int64_t until_ms,
+                         struct cancel *cancel)
+{
+    struct pollfd fds[] = {{.fd = link->fd, .events = (short)(POLLIN | (sends ? POLLOUT : 0))},
+                           {.fd = link->wake_fd, .events = POLLIN},
+                           {.fd = cancel_fd(cancel), .events = POLLIN}};
+    int64_t left = until_ms - now_ms();
+    int ready = poll(fds, 3, left > 0 ? (int)left : 0);
+    uint64_t woken;
+    if (ready > 0 && fds[1].revents)
+        (void)!read(link->wake_fd, &woken, sizeof(woken));
+    return ready != 0;
 }
 
 /* Waits for the connection and takes what has come.  Lets the lock go meanwhile. */
@@ -335,25 +399,16 @@ static void read_once(struct agent_link *link, struct cancel *cancel)
                              .msg_control = link->is_socket ? control.bytes : NULL,
                              .msg_controllen = link->is_socket ? sizeof(control.bytes) : 0};
     bool sends = link->out.len > 0;
-    struct pollfd fds[] = {{.fd = link->fd, .events = (short)(POLLIN | (sends ? POLLOUT : 0))},
-                           {.fd = link->wake_fd, .events = POLLIN},
-                           {.fd = cancel_fd(cancel), .events = POLLIN}};
+    int64_t until_ms = link->silent_since_ms + AGENT_SILENCE_MS;
     link->is_read = true;
     (void)pthread_mutex_unlock(&link->lock);
-    int ready = poll(fds, 3, AGENT_SILENCE_MS);
-    ssize_t n = ready > 0 && fds[0].revents & (POLLIN | POLLHUP | POLLERR)
-                    ? receive(link, &message)
-                    : -EAGAIN;
-    uint64_t woken;
-    if (ready > 0 && fds[1].revents)
-        (void)!read(link->wake_fd, &woken, sizeof(woken));
+    int ready = wait_for_link(link, sends, until_ms, cancel);
+    ssize_t n = ready ? receive(link, &message) : -ETIMEDOUT;
     (void)pthread_mutex_lock(&link->lock);
     link->is_read = false;
-    int r = ready == 0 ? -ETIMEDOUT : take_bytes(link, n, &message);
-    if (r < 0 && r != -ETIMEDOUT && r != -EBADMSG)
-        r = -ENOTCONN;
+    int r = n == -ETIMEDOUT ? -ETIMEDOUT : take_bytes(link, n, &message);
     if (r < 0)
-        break_link(link, r);
+        break_link(link, r == -ETIMEDOUT || r == -EBADMSG ? r : -ENOTCONN);
     flush(link);
 }
 
@@ -385,11 +440,10 @@ static void wake_for_cancel(void *data)
 }
 
 /* Those without a reply are given up. */
-static void give_up(struct agent_link *link, struct agent_call *calls, size_t count)
+static void give_up(struct agent_link *link, const struct agent_waiter *waiter)
 {
     for (unsigned i = 0; i < SLOTS; i++)
-        if (link->slots[i].type && link->slots[i].call >= calls &&
-            link->slots[i].call < calls + count) {
+        if (link->slots[i].call && link->slots[i].call->waiter == waiter) {
             link->slots[i].call->error = -EINTR;
             link->slots[i].call = NULL;
         }
@@ -397,6 +451,8 @@ static void give_up(struct agent_link *link, struct agent_call *calls, size_t co
 
 static void add_waiter(struct agent_link *link, struct agent_waiter *waiter)
 {
+    if (!link->waiters)
+        link->silent_since_ms = now_ms();
     (void)pthread_cond_init(&waiter->woken, NULL);
     waiter->next = link->waiters;
     link->waiters = waiter;
@@ -411,18 +467,26 @@ static void remove_waiter(struct agent_link *link, struct agent_waiter *waiter)
     (void)pthread_cond_destroy(&waiter->woken);
 }
 
+/* Waits until more can be asked, the link is broken, or cancel is raised. */
+static void await_room(struct agent_link *link, struct agent_waiter *waiter, struct cancel *cancel)
+{
+    while (is_full(link) && !cancel_is_raised(cancel)) {
+        flush(link);
+        if (!is_full(link)) /* nobody wakes us for what we did ourselves */
+            break;
+        if (link->is_read)
+            (void)pthread_cond_wait(&waiter->woken, &link->lock);
+        else
+            read_once(link, cancel);
+    }
+}
+
 /* Sends as many as there are slots for, and the others as slots come free. */
 static void begin_all(struct agent_link *link, struct agent_waiter *waiter,
                       struct agent_call *calls, size_t count, struct cancel *cancel)
 {
     for (size_t i = 0; i < count; i++) {
-        while (is_full(link) && !cancel_is_raised(cancel)) {
-            flush(link);
-            if (link->is_read)
-                (void)pthread_cond_wait(&waiter->woken, &link->lock);
-            else
-                read_once(link, cancel);
-        }
+        await_room(link, waiter, cancel);
         if (cancel_is_raised(cancel)) {
             waiter->left -= count - i;
             return;
@@ -448,11 +512,13 @@ void agent_link_call_many(struct agent_link *link, struct agent_call *calls, siz
         begin_all(link, &waiter, calls, count, cancel);
         wait_for_replies(link, &waiter, cancel);
         if (waiter.left)
-            give_up(link, calls, count);
+            give_up(link, &waiter);
         remove_waiter(link, &waiter);
         pass_on(link);
     }
     cancel_hook_remove(cancel, &hook);
+    for (size_t i = 0; i < count; i++)
+        calls[i].waiter = NULL;
 }
 
 int agent_link_call(struct agent_link *link, const struct agent_request *request,
@@ -489,6 +555,17 @@ static int check_hello(const struct agent_reply *hello, const char *nonce)
     return 0;
 }
 
+/* Its own word on it, where there is one. */
+static int tell_why(const struct agent_link *link, int r, struct fail *why)
+{
+    size_t len = link->err.len;
+    while (len && link->err.data[len - 1] == '\n')
+        len--;
+    if (r == -EINTR || !len)
+        return fail_set(why, -r, "the agent does not answer: %s", strerror(-r));
+    return fail_set(why, -r, "the agent says: %.*s", (int)len, link->err.data);
+}
+
 /* The first frame comes unasked: it is waited for as if it had been asked for. */
 static int await_hello(struct agent_link *link, const char *nonce, struct cancel *cancel,
                        struct fail *why)
@@ -499,20 +576,15 @@ static int await_hello(struct agent_link *link, const char *nonce, struct cancel
     add_waiter(link, &waiter);
     take_slot(link, &link->slots[HELLO_SLOT], &call);
     wait_for_replies(link, &waiter, cancel);
-    if (waiter.left) {
-        call.error = -EINTR;
-        give_up(link, &call, 1);
-    }
+    if (waiter.left)
+        give_up(link, &waiter);
     remove_waiter(link, &waiter);
     int r = call.error;
     if (r == 0) {
         r = check_hello(&call.reply, nonce);
         agent_reply_done(&call.reply);
     }
-    if (r < 0)
-        return fail_set(why, -r, "the agent does not answer: %s",
-                        link->err.len ? buf_string(&link->err) : strerror(-r));
-    return 0;
+    return r < 0 ? tell_why(link, r, why) : 0;
 }
 
 int agent_link_open(int fd, bool is_socket, const char *nonce, struct cancel *cancel,
@@ -558,6 +630,12 @@ void agent_link_unref(struct agent_link *link)
             return;
     }
     link_free(link);
+}
+
+void agent_link_end(struct agent_link *link)
+{
+    scoped_lock(&link->lock);
+    break_link(link, -ENOTCONN);
 }
 
 bool agent_link_is_broken(struct agent_link *link)

@@ -60,6 +60,8 @@ void agent_link_unref(struct agent_link *link);
 DEFINE_CLEANUP(cleanup_agent_link_impl, struct agent_link, agent_link_unref)
 #define cleanup_agent_link cleanup(cleanup_agent_link_impl)
 
+/* Breaks it: the agent ends, even while others still have references. */
+void agent_link_end(struct agent_link *link);
 bool agent_link_is_broken(struct agent_link *link);
 
 /* Whether descriptors can be asked for. */
@@ -67,8 +69,8 @@ bool agent_link_is_socket(const struct agent_link *link);
 
 /*
  * Sends the requests at once and waits for all of their replies.  error of each:
- * 0; -ENOTCONN: the link is broken; -ETIMEDOUT: broken by silence; -EINTR;
- * -ENOMEM; -EMSGSIZE: no request is that long.
+ * 0; -ENOTCONN: the link is broken; -ETIMEDOUT: broken by silence; -EBADMSG: by
+ * what is not the protocol; -EINTR; -ENOMEM; -EMSGSIZE: no request is that long.
  */
 void agent_link_call_many(struct agent_link *link, struct agent_call *calls, size_t count,
                           struct cancel *cancel);

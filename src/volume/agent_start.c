@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 
 #define DIR_PREFIX "dvolfs-"
 #define OWNER_FILE "owner"
@@ -24,6 +25,7 @@
 
 struct starter {
     struct helpers *helpers;
+    bool wants_socket;
     atomic_bool with_socket; /* until it is found out that the engine does not see ours */
     pthread_mutex_t lock;    /* of what follows */
     char *dir;               /* NULL: not made yet */
@@ -52,13 +54,21 @@ static int write_owner(int dir)
     return write(fd, owner, strlen(owner)) == (ssize_t)strlen(owner) ? 0 : -EIO;
 }
 
-/* Whether the process that made the directory is gone. */
+static bool is_ours(int fd, mode_t type, struct stat *ret)
+{
+    return fstat(fd, ret) == 0 && ret->st_uid == geteuid() && (ret->st_mode & S_IFMT) == type;
+}
+
+/* Whether a process of ours made the directory, and is gone.  In /tmp anybody may
+ * have made anything. */
 static bool is_left_behind(int dir)
 {
     char owner[OWNER_BYTES];
     struct stat st;
-    cleanup_close int fd = openat(dir, OWNER_FILE, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0 || st.st_uid != geteuid())
+    if (!is_ours(dir, S_IFDIR, &st))
+        return false;
+    cleanup_close int fd = openat(dir, OWNER_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || !is_ours(fd, S_IFREG, &st))
         return false;
     ssize_t n = read(fd, owner, sizeof(owner) - 1);
     if (n <= 0)
@@ -92,8 +102,8 @@ static void sweep_dirs(void)
     while ((entry = readdir(dir))) {
         if (strncmp(entry->d_name, DIR_PREFIX, sizeof(DIR_PREFIX) - 1) != 0)
             continue;
-        cleanup_close int fd = openat(dirfd(dir), entry->d_name,
-                                      O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        cleanup_close int fd =
+            openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (fd >= 0 && is_left_behind(fd))
             remove_dir(dirfd(dir), entry->d_name);
     }
@@ -101,21 +111,23 @@ static void sweep_dirs(void)
 }
 
 /* With the lock. */
-static int make_dir(struct starter *starter, struct fail *why)
+static int make_dir(struct starter *starter)
 {
-    if (starter->dir)
+    /* What ends a user's session, or tidies up, may have taken it away. */
+    if (starter->dir && access(starter->dir, F_OK) == 0)
         return 0;
     cleanup_free char *path = NULL;
     if (asprintf(&path, "%s/" DIR_PREFIX "XXXXXX", runtime_dir()) < 0) {
         path = NULL;
-        return fail_errno(why, ENOMEM, "agent");
+        return -ENOMEM;
     }
     if (!mkdtemp(path)) /* 0700: mkdtemp(3) */
-        return fail_errno(why, errno, "a directory in %s", runtime_dir());
+        return -errno;
     cleanup_close int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int r = fd >= 0 ? write_owner(fd) : -errno;
+    free(starter->dir);
     starter->dir = take(path);
-    return r < 0 ? fail_errno(why, -r, "%s", starter->dir) : 0;
+    return r;
 }
 
 struct listener {
@@ -133,25 +145,25 @@ static void listener_done(struct listener *listener)
 
 /* A socket that is open to everybody in a directory that is not: the agent is root
  * without the right to override modes. */
-static int listen_at_new_socket(struct starter *starter, struct listener *ret, struct fail *why)
+static int listen_at_new_socket(struct starter *starter, struct listener *ret)
 {
     struct listener listener cleanup(listener_done) = {.fd = -1};
     listener.address.sun_family = AF_UNIX;
     {
         scoped_lock(&starter->lock);
-        int r = make_dir(starter, why);
+        int r = make_dir(starter);
         if (r < 0)
             return r;
         int n = snprintf(listener.address.sun_path, sizeof(listener.address.sun_path), "%s/%llu",
                          starter->dir, starter->sockets++);
         if (n >= (int)sizeof(listener.address.sun_path))
-            return fail_errno(why, ENAMETOOLONG, "%s", starter->dir);
+            return -ENAMETOOLONG;
     }
     listener.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (listener.fd < 0 ||
         bind(listener.fd, (struct sockaddr *)&listener.address, sizeof(listener.address)) < 0 ||
         chmod(listener.address.sun_path, 0666) < 0 || listen(listener.fd, 1) < 0)
-        return fail_errno(why, errno, "%s", listener.address.sun_path);
+        return -errno;
     *ret = listener;
     listener.fd = -1;
     return 0;
@@ -168,6 +180,13 @@ static int make_nonce(char nonce[AGENT_NONCE_BYTES + 1], struct fail *why)
     return 0;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* Waits until the agent connects, or says something, or ends: 1 for the socket, 0
  * for its stdout. */
 static int await_first(int listening, int attached, struct cancel *cancel, struct fail *why)
@@ -175,10 +194,12 @@ static int await_first(int listening, int attached, struct cancel *cancel, struc
     struct pollfd fds[] = {{.fd = attached, .events = POLLIN},
                            {.fd = listening, .events = POLLIN},
                            {.fd = cancel_fd(cancel), .events = POLLIN}};
+    int64_t until_ms = now_ms() + START_MS;
     int n;
-    do
-        n = poll(fds, 3, START_MS);
-    while (n < 0 && errno == EINTR);
+    do {
+        int64_t left = until_ms - now_ms();
+        n = poll(fds, 3, left > 0 ? (int)left : 0);
+    } while (n < 0 && errno == EINTR);
     if (n < 0)
         return fail_errno(why, errno, "poll");
     if (n == 0)
@@ -203,6 +224,19 @@ static int connect_agent(int attached, const struct listener *listener, const ch
     return agent_link_open(fd, true, nonce, cancel, ret_link, why);
 }
 
+/* -ENOENT is said of volumes alone. */
+static int run_in(struct helper *helper, const struct listener *listener, const char *nonce,
+                  struct cancel *cancel, struct agent_link **ret_link, struct fail *why)
+{
+    struct engine *engine = helper_engine(helper);
+    const char *id = helper_container(helper);
+    cleanup_close int attached = engine_container_attach(engine, id, cancel, why);
+    int r = attached < 0 ? attached : engine_container_start(engine, id, cancel, why);
+    if (r == 0)
+        r = connect_agent(take_fd(&attached), listener, nonce, cancel, ret_link, why);
+    return r == -ENOENT ? -EIO : r;
+}
+
 static int run_with(struct starter *starter, const char *volume, const struct listener *listener,
                     struct cancel *cancel, struct helper **ret_helper, struct agent_link **ret_link,
                     struct fail *why)
@@ -211,21 +245,14 @@ static int run_with(struct starter *starter, const char *volume, const struct li
     int r = make_nonce(nonce, why);
     if (r < 0)
         return r;
-    struct helper *helper cleanup_helper = NULL;
+    struct helper *helper cleanup_helper_drop = NULL;
     struct helper_conf conf = {.volume = volume,
                                .nonce = nonce,
                                .socket = listener->fd >= 0 ? listener->address.sun_path : NULL};
     r = helper_open(starter->helpers, &conf, cancel, &helper, why);
     if (r < 0)
         return r;
-    struct engine *engine = helper_engine(helper);
-    cleanup_close int attached =
-        engine_container_attach(engine, helper_container(helper), cancel, why);
-    if (attached < 0)
-        return attached;
-    r = engine_container_start(engine, helper_container(helper), cancel, why);
-    if (r == 0)
-        r = connect_agent(take_fd(&attached), listener, nonce, cancel, ret_link, why);
+    r = run_in(helper, listener, nonce, cancel, ret_link, why);
     if (r < 0)
         return fail_prefix(why, r, "starting an agent for volume %s", volume);
     *ret_helper = take(helper);
@@ -243,11 +270,9 @@ int starter_run(struct starter *starter, const char *volume, struct cancel *canc
                 struct helper **ret_helper, struct agent_link **ret_link, struct fail *why)
 {
     struct listener listener cleanup(listener_done) = {.fd = -1};
-    int r = -EINVAL;
-    if (starter->with_socket) {
-        r = listen_at_new_socket(starter, &listener, why);
-        if (r < 0)
-            return r;
+    int r;
+    /* Where there can be no socket it is done without. */
+    if (starter->with_socket && listen_at_new_socket(starter, &listener) == 0) {
         r = run_with(starter, volume, &listener, cancel, ret_helper, ret_link, why);
         if (r == 0 && !agent_link_is_socket(*ret_link))
             starter->with_socket = false;
@@ -256,7 +281,7 @@ int starter_run(struct starter *starter, const char *volume, struct cancel *canc
     }
     struct listener none = {.fd = -1};
     r = run_with(starter, volume, &none, cancel, ret_helper, ret_link, why);
-    if (r == 0)
+    if (r == 0 && listener.fd >= 0)
         starter->with_socket = false;
     return r;
 }
@@ -269,10 +294,16 @@ struct starter *starter_new(struct helpers *helpers, bool with_socket)
     if (!starter)
         return NULL;
     starter->helpers = helpers;
+    starter->wants_socket = with_socket;
     atomic_init(&starter->with_socket, with_socket);
     (void)pthread_mutex_init(&starter->lock, NULL);
     sweep_dirs();
     return starter;
+}
+
+void starter_reconsider(struct starter *starter)
+{
+    starter->with_socket = starter->wants_socket;
 }
 
 void starter_free(struct starter *starter)

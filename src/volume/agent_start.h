@@ -20,6 +20,8 @@ struct starter;
 /* with_socket: false: always by stdout.  Makes no directory yet, but removes
  * those of processes that died.  NULL: -ENOMEM.  helpers must outlive it. */
 must_check struct starter *starter_new(struct helpers *helpers, bool with_socket);
+/* The engine may be another now: a socket is tried again. */
+void starter_reconsider(struct starter *starter);
 /* Removes the directory.  NULL is allowed. */
 void starter_free(struct starter *starter);
 

@@ -84,6 +84,8 @@ int api_list(struct helpers *helpers, const char *volume, tar_scan_fn *fn, void 
 
 struct sender {
     struct tar_convert *convert;
+    void (*sent)(void *data, size_t bytes);
+    void *data;
     bool begun;
 };
 
@@ -91,10 +93,14 @@ static ssize_t send_piece(void *data, void *bytes, size_t max_bytes, struct fail
 {
     struct sender *sender = data;
     sender->begun = true;
-    return tar_convert_read(sender->convert, bytes, max_bytes, why);
+    ssize_t n = tar_convert_read(sender->convert, bytes, max_bytes, why);
+    if (n > 0 && sender->sent)
+        sender->sent(sender->data, (size_t)n);
+    return n;
 }
 
-int api_write(struct helpers *helpers, const char *volume, int fd, struct cancel *cancel,
+int api_write(struct helpers *helpers, const char *volume, int fd,
+              void (*sent)(void *data, size_t bytes), void *data, struct cancel *cancel,
               bool *ret_begun, struct fail *why)
 {
     *ret_begun = false;
@@ -107,7 +113,7 @@ int api_write(struct helpers *helpers, const char *volume, int fd, struct cancel
                     &helper, why);
     if (r < 0)
         return r;
-    struct sender sender = {.convert = convert};
+    struct sender sender = {.convert = convert, .sent = sent, .data = data};
     r = engine_archive_put(helper_engine(helper), helper_container(helper), "/", send_piece,
                            &sender, NULL, why);
     *ret_begun = sender.begun;

@@ -40,8 +40,10 @@ must_check int api_list(struct helpers *helpers, const char *volume, tar_scan_fn
  * Unpacks the archive in fd (checked before: tar/check.h) over the volume.
  * cancel is heeded until the engine begins.
  * *ret_begun says whether the engine may have changed the volume before an error.
+ * sent (or NULL) is told how many bytes more have been sent.
  */
-must_check int api_write(struct helpers *helpers, const char *volume, int fd, struct cancel *cancel,
+must_check int api_write(struct helpers *helpers, const char *volume, int fd,
+                         void (*sent)(void *data, size_t bytes), void *data, struct cancel *cancel,
                          bool *ret_begun, struct fail *why);
 
 #endif

@@ -85,3 +85,18 @@ void contents_close(struct contents_file *file)
     contents->ops->close(file);
     contents_unref(contents);
 }
+
+void contents_open_many(struct contents *contents, struct contents_want *wants, size_t count,
+                        struct cancel *cancel)
+{
+    contents->ops->open_many(contents, wants, count, cancel);
+    for (size_t i = 0; i < count; i++)
+        if (wants[i].result == 0)
+            wants[i].file->contents = contents_ref(contents);
+}
+
+int contents_sync(struct contents *contents, struct cancel *cancel, int64_t *ret_s,
+                  uint32_t *ret_ns)
+{
+    return contents->ops->sync(contents, cancel, ret_s, ret_ns);
+}

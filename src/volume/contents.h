@@ -22,7 +22,7 @@ struct contents_dir;
 struct contents_want {
     const char *path;
     uint64_t dev, id;
-    int result; /* as contents_open's */
+    int result;                 /* as contents_open's */
     struct contents_file *file; /* where result is 0, the caller's to close; else NULL */
 };
 
@@ -48,6 +48,7 @@ struct contents_ops {
     void (*close)(struct contents_file *file);
     void (*open_many)(struct contents *contents, struct contents_want *wants, size_t count,
                       struct cancel *cancel);
+    int (*sync)(struct contents *contents, struct cancel *cancel, int64_t *ret_s, uint32_t *ret_ns);
     void (*free)(struct contents *contents);
     const char *way; /* "local", "agent" */
 };
@@ -119,5 +120,14 @@ void contents_close(struct contents_file *file);
 #define CONTENTS_SMALL_BYTES ((size_t)64 * 1024)
 void contents_open_many(struct contents *contents, struct contents_want *wants, size_t count,
                         struct cancel *cancel);
+
+/*
+ * Writes what is dirty to the disk, so that whatever is stored from now on changes a
+ * file's ctime.  The time before it began, by the clock that ctimes are of: a file
+ * changed since may be changed again without a new ctime.  INT64_MIN seconds where
+ * nothing is known of any file (see inspect_sync).  -EINTR, -EIO.
+ */
+must_check int contents_sync(struct contents *contents, struct cancel *cancel, int64_t *ret_s,
+                             uint32_t *ret_ns);
 
 #endif

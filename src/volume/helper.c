@@ -13,6 +13,7 @@
 #include "volume/helper.h"
 
 #include "agent/program.h"
+#include "base/turn.h"
 #include "engine/containers.h"
 #include "engine/images.h"
 #include "engine/volumes.h"
@@ -33,8 +34,12 @@
 /* Of the image as a tar: the agent, and what stands around it. */
 #define IMAGE_MAX_BYTES ((size_t)4 << 20)
 
-#define RETRY_SECONDS 1
+#define RETRY_MS 1000
 #define REMOVE_TRIES 5
+/* One that the engine is removing itself, since it ended, is looked after for about
+ * five seconds. */
+#define BUSY_MS 50
+#define BUSY_TRIES 100
 #define STRAY_SECONDS 30
 #define STRAY_INTERVAL_SECONDS 2
 #define STOP_STRAY_SECONDS 2   /* at the end of the mount */
@@ -48,6 +53,7 @@ struct helper {
     struct helpers *helpers;
     char *id;
     unsigned tries;      /* to remove it */
+    unsigned busy;       /* how often the engine was removing it */
     struct helper *next; /* in the list of open ones, or of those to be removed */
 };
 
@@ -71,6 +77,8 @@ struct helpers {
     time_t next_stray_look;
     time_t image_idle_since; /* 0: in use, or there is none */
     bool image_made;
+    unsigned image_makings; /* counts them */
+    struct turn image_turn; /* of making it; not under the lock */
 };
 
 static time_t now_s(void)
@@ -80,9 +88,21 @@ static time_t now_s(void)
     return ts.tv_sec;
 }
 
+/* Until something changes, or then. */
 static void wait_until(struct helpers *helpers, time_t until)
 {
     struct timespec ts = {.tv_sec = until};
+    (void)pthread_cond_timedwait(&helpers->changed, &helpers->lock, &ts);
+}
+
+/* Until something changes, or so long. */
+static void wait_ms(struct helpers *helpers, unsigned ms)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    ts.tv_nsec += (long)(ms % 1000) * 1000000;
+    ts.tv_sec += ms / 1000 + ts.tv_nsec / 1000000000;
+    ts.tv_nsec %= 1000000000;
     (void)pthread_cond_timedwait(&helpers->changed, &helpers->lock, &ts);
 }
 
@@ -107,7 +127,7 @@ static int pack_image(struct buf *out)
     return r == 0 ? buf_add_zeros(out, tar_padding_bytes(agent_program_bytes) + TAR_END_BYTES) : r;
 }
 
-static int make_image(struct helpers *helpers, struct cancel *cancel, struct fail *why)
+static int import_image(struct helpers *helpers, struct cancel *cancel, struct fail *why)
 {
     struct buf tar cleanup_buf;
     buf_init(&tar, IMAGE_MAX_BYTES);
@@ -119,8 +139,29 @@ static int make_image(struct helpers *helpers, struct cancel *cancel, struct fai
     if (r < 0)
         return fail_prefix(why, r, "making the helper's image");
     scoped_lock(&helpers->lock);
+    helpers->image_makings++;
     helpers->image_made = true;
     return 0;
+}
+
+static unsigned image_makings(struct helpers *helpers)
+{
+    scoped_lock(&helpers->lock);
+    return helpers->image_makings;
+}
+
+/* One at a time, and not again where it was made since it was missed: each import
+ * takes the tag from the one before, which would stay behind without a name. */
+static int make_image(struct helpers *helpers, unsigned makings_before, struct cancel *cancel,
+                      struct fail *why)
+{
+    int r = turn_take(&helpers->image_turn, cancel);
+    if (r < 0)
+        return fail_set(why, -r, "interrupted");
+    if (image_makings(helpers) == makings_before)
+        r = import_image(helpers, cancel, why);
+    turn_give_back(&helpers->image_turn);
+    return r;
 }
 
 static void remove_image(struct helpers *helpers)
@@ -128,6 +169,8 @@ static void remove_image(struct helpers *helpers)
     cleanup_free char *name = image_name();
     struct fail why = FAIL_INIT;
     int r = name ? engine_image_remove(helpers->engine, name, NULL, &why) : -ENOMEM;
+    /* Two of us that made it at the same time have left one without a name. */
+    (void)!engine_images_prune(helpers->engine, IMAGE_LABEL "=1", NULL, NULL);
     /* -EBUSY: another dvolfs has a helper of it, and removes it in its turn. */
     if (r < 0 && r != -ENOENT && r != -EBUSY)
         log_event(helpers->log, "the image %s stays: %s", name ? name : HELPER_IMAGE,
@@ -227,6 +270,15 @@ static unsigned append_to_remove(struct helpers *helpers, struct helper *helper)
     return ahead;
 }
 
+/* Whether to try again, and then when: *ret_ms. */
+static bool should_retry(struct helper *helper, int r, unsigned *ret_ms)
+{
+    if (r == 0 || r == -ENOENT)
+        return false;
+    *ret_ms = r == -EBUSY ? BUSY_MS : RETRY_MS;
+    return r == -EBUSY ? ++helper->busy < BUSY_TRIES : ++helper->tries < REMOVE_TRIES;
+}
+
 /* Removes the first of the list.  Called with the lock, which it lets go meanwhile. */
 static void remove_first(struct helpers *helpers)
 {
@@ -236,9 +288,10 @@ static void remove_first(struct helpers *helpers)
     (void)pthread_mutex_lock(&helpers->lock);
     /* Only this thread takes from the list; others append. */
     helpers->to_remove = helper->next;
-    if (r < 0 && r != -ENOENT && ++helper->tries < REMOVE_TRIES) {
+    unsigned ms;
+    if (should_retry(helper, r, &ms)) {
         append_to_remove(helpers, helper); /* behind those that may fare better */
-        wait_until(helpers, now_s() + RETRY_SECONDS);
+        wait_ms(helpers, ms);
         return;
     }
     if (r < 0 && r != -ENOENT) /* from now on it is a stray */
@@ -315,6 +368,7 @@ static void helpers_free(struct helpers *helpers)
         helper_free(at);
     }
     (void)pthread_cond_destroy(&helpers->changed);
+    turn_done(&helpers->image_turn);
     (void)pthread_mutex_destroy(&helpers->lock);
     free(helpers);
 }
@@ -330,6 +384,7 @@ int helpers_start(struct engine *engine, struct log *log, struct helpers **ret_h
     helpers->image_made = true; /* perhaps, by one that died: removed when not needed soon */
     helpers->image_idle_since = now_s();
     (void)pthread_mutex_init(&helpers->lock, NULL);
+    turn_init(&helpers->image_turn);
     pthread_condattr_t attr;
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -454,7 +509,7 @@ static bool add_agent(cJSON *root, cJSON *host, const struct helper_conf *conf)
     static const char *const none[] = {"ALL", NULL};
     static const char *const wanted[] = {"DAC_READ_SEARCH", "FOWNER", NULL};
     static const char *const security[] = {"no-new-privileges", "label=disable", NULL};
-    const char *cmd[] = {HELPER_PROGRAM, "--nonce",  conf->nonce,
+    const char *cmd[] = {HELPER_PROGRAM, "--nonce",    conf->nonce,
                          "--root",       HELPER_MOUNT, conf->socket ? "--socket" : NULL,
                          HELPER_SOCKET,  NULL};
     return add_strings(root, "Cmd", cmd) && cJSON_AddBoolToObject(root, "OpenStdin", 1) &&
@@ -539,12 +594,17 @@ static int create(struct helpers *helpers, const char *json, struct cancel *canc
 {
     int r = -ENOENT;
     for (int tries = 0; tries < 3 && r == -ENOENT; tries++) {
+        unsigned makings = image_makings(helpers);
         r = create_once(helpers, json, cancel, ret_id, why);
         if (r != -ENOENT)
             break;
-        int made = make_image(helpers, cancel, why);
+        int made = make_image(helpers, makings, cancel, why);
         if (made < 0)
             return made;
+    }
+    if (r == 0) { /* with an image that may be another's, who died */
+        scoped_lock(&helpers->lock);
+        helpers->image_made = true;
     }
     return r == -ENOENT ? fail_prefix(why, -EIO, "making a helper") : r;
 }
@@ -603,25 +663,41 @@ int helper_open(struct helpers *helpers, const struct helper_conf *conf, struct 
     return 0;
 }
 
+/* With the lock: has it removed.  The number of removals after which it is gone. */
+static unsigned give_up(struct helper *helper)
+{
+    struct helpers *helpers = helper->helpers;
+    unsigned target = helpers->removals;
+    unlink_open(helpers, helper);
+    if (helper->id) {
+        /* First in, first out: it is gone once as many have been removed as stand
+         * in the list now. */
+        target += 1 + append_to_remove(helpers, helper);
+    } else { /* its creation failed */
+        helper_free(helper);
+        helpers->slots_used--;
+        if (helpers->slots_used == 0)
+            helpers->image_idle_since = now_s();
+    }
+    (void)pthread_cond_broadcast(&helpers->changed);
+    return target;
+}
+
+void helper_drop(struct helper *helper)
+{
+    if (!helper)
+        return;
+    scoped_lock(&helper->helpers->lock);
+    (void)give_up(helper);
+}
+
 void helper_close(struct helper *helper)
 {
     if (!helper)
         return;
     struct helpers *helpers = helper->helpers;
     scoped_lock(&helpers->lock);
-    unlink_open(helpers, helper);
-    if (!helper->id) { /* its creation failed */
-        helper_free(helper);
-        helpers->slots_used--;
-        if (helpers->slots_used == 0)
-            helpers->image_idle_since = now_s();
-        (void)pthread_cond_broadcast(&helpers->changed);
-        return;
-    }
-    /* First in, first out: it is gone once as many have been removed as stand in
-     * the list now. */
-    unsigned target = helpers->removals + 1 + append_to_remove(helpers, helper);
-    (void)pthread_cond_broadcast(&helpers->changed);
+    unsigned target = give_up(helper);
     time_t until = now_s() + CLOSE_WAIT_SECONDS;
     while ((int)(target - helpers->removals) > 0 && now_s() < until)
         wait_until(helpers, until);

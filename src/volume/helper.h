@@ -84,6 +84,11 @@ void helper_close(struct helper *helper);
 DEFINE_CLEANUP(cleanup_helper_impl, struct helper, helper_close)
 #define cleanup_helper cleanup(cleanup_helper_impl)
 
+/* The same without waiting at all. */
+void helper_drop(struct helper *helper);
+DEFINE_CLEANUP(cleanup_helper_drop_impl, struct helper, helper_drop)
+#define cleanup_helper_drop cleanup(cleanup_helper_drop_impl)
+
 /* The engine, and the container to name in calls to it.  Live as long as the helper. */
 struct engine *helper_engine(const struct helper *helper);
 const char *helper_container(const struct helper *helper);

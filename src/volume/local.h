@@ -43,4 +43,7 @@ must_check int local_sweep(struct engine *engine, struct fail *why);
 must_check int local_contents(struct local *local, const char *mountpoint,
                               struct contents **ret_contents, struct fail *why);
 
+/* The contents of an open directory, which is taken, also on failure.  NULL: out of memory. */
+must_check struct contents *local_contents_at(int root);
+
 #endif

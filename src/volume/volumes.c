@@ -9,6 +9,7 @@
 #include "volume/helper.h"
 #include "volume/local.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -25,6 +26,7 @@ struct volumes {
     pthread_mutex_t lock;      /* of the next two */
     struct local *local;       /* NULL: not */
     struct fail local_missing; /* why */
+    atomic_uint generation;
     enum volumes_access access;
     char *server_version;
 };
@@ -103,6 +105,7 @@ static void reconsider(void *data)
     struct volumes *volumes = data;
     agents_reconsider(volumes->agents);
     (void)find_local(volumes); /* why not is told in volume.json */
+    atomic_fetch_add(&volumes->generation, 1);
 }
 
 /* A reference, or NULL with why. */
@@ -297,6 +300,11 @@ int volumes_describe(struct volumes *volumes, const struct view *view,
 
 /* ---- contents ------------------------------------------------------------------ */
 
+unsigned volumes_generation(const struct volumes *volumes)
+{
+    return atomic_load(&volumes->generation);
+}
+
 enum volumes_access volumes_way(struct volumes *volumes, const char *name)
 {
     struct view *view cleanup_view = volumes_view(volumes);
@@ -335,7 +343,8 @@ static int check_may_use_api(struct volumes *volumes, const char *name, struct f
         return 0;
     if (volumes->access == VOLUMES_ACCESS_LOCAL)
         return fail_set(why, ENOTSUP, "volume %s cannot be read by access=local", name);
-    (void)may_use_agent(volumes, &reason);
+    if (may_use_agent(volumes, &reason))
+        return fail_set(why, ENOTSUP, "volume %s cannot be read by an agent (see the log)", name);
     return fail_set(why, ENOTSUP, "volume %s cannot be read by an agent: %s", name, reason.text);
 }
 
@@ -388,10 +397,10 @@ int volumes_list(struct volumes *volumes, const char *name, volumes_list_fn *fn,
     return api_list(volumes->helpers, name, list_member, &lister, cancel, why);
 }
 
-int volumes_write(struct volumes *volumes, const char *name, int fd, struct cancel *cancel,
-                  bool *ret_begun, struct fail *why)
+int volumes_write(struct volumes *volumes, const char *name, int fd, volumes_sent_fn *sent,
+                  void *data, struct cancel *cancel, bool *ret_begun, struct fail *why)
 {
-    return api_write(volumes->helpers, name, fd, cancel, ret_begun, why);
+    return api_write(volumes->helpers, name, fd, sent, data, cancel, ret_begun, why);
 }
 
 /* ---- before a write --------------------------------------------------------------- */

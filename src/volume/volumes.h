@@ -75,6 +75,10 @@ must_check int volumes_describe(struct volumes *volumes, const struct view *view
  */
 enum volumes_access volumes_way(struct volumes *volumes, const char *name);
 
+/* Goes up when contents that were had before may be another engine's, or elsewhere.
+ * Never blocks. */
+unsigned volumes_generation(const struct volumes *volumes);
+
 /*
  * The volume's contents, file by file; a new reference.  -ENOENT: no such
  * volume; -ENOTSUP: reached by archive calls alone; -errno with why.  Blocks.
@@ -121,12 +125,16 @@ must_check int volumes_check_unused(struct volumes *volumes, const char *name,
 must_check int volumes_room(struct volumes *volumes, const char *name, uint64_t *ret_bytes,
                             uint64_t *ret_inodes, struct cancel *cancel, struct fail *why);
 
+/* Is told how many bytes more have been sent; may be NULL. */
+typedef void volumes_sent_fn(void *data, size_t bytes);
+
 /*
  * Unpacks the archive in fd, which job/restore has checked, over the volume.
  * *ret_begun: the volume may have been changed, even on failure.  Blocks; cancel
  * is heeded until the engine begins.
  */
 must_check int volumes_write(struct volumes *volumes, const char *name, int fd,
-                             struct cancel *cancel, bool *ret_begun, struct fail *why);
+                             volumes_sent_fn *sent, void *data, struct cancel *cancel,
+                             bool *ret_begun, struct fail *why);
 
 #endif

@@ -66,7 +66,9 @@ static void nothing_is_offered_by_default(void **state)
     char byte;
     assert_int_equal(node_lookup(node, NULL, "x", &child, &seconds), -ENOTDIR);
     assert_int_equal(node_list(node, NULL, NULL), -ENOTDIR);
-    assert_int_equal(node_create(node, "x", 0, &child, &opened), -ENOTDIR);
+    assert_int_equal(node_create(node, "x", 0, 0, &child, &opened), -ENOTDIR);
+    assert_int_equal(node_mkdir(node, NULL, "x", &child), -ENOTDIR);
+    assert_int_equal(node_rmdir(node, "x"), -EPERM);
     assert_int_equal(node_unlink(node, "x"), -EPERM);
     assert_int_equal(node_rename(node, NULL, "x", "y", false), -EPERM);
     assert_int_equal(node_open(node, NULL, 0, &opened), -EACCES);
@@ -74,7 +76,7 @@ static void nothing_is_offered_by_default(void **state)
     assert_int_equal(node_write(node, NULL, &byte, 1, 0), -EROFS);
     assert_int_equal(node_flush(node, NULL, NULL), 0);
     assert_int_equal(node_truncate(node, 0), -EROFS);
-    assert_int_equal(node_set_times(node, NULL), -EPERM);
+    assert_int_equal(node_set_times(node, NULL, true), -EPERM);
     assert_int_equal(node_set_mode(node, 0), -EPERM);
     assert_int_equal(node_set_owner(node), -EPERM);
     node_release(node, NULL);

@@ -23,6 +23,7 @@ struct world {
     pthread_mutex_t lock; /* of told and expected */
     struct buf told;      /* lines */
     struct buf expected;
+    size_t expected_room;           /* how many more it takes */
     const char *_Atomic fails_path; /* this file cannot be opened: EIO */
     atomic_bool fails_pread;
 };
@@ -81,11 +82,19 @@ static void world_affected(void *data, const char *path, const char *what)
     assert_int_equal(buf_printf(&world->told, "%s %s\n", path, what), 0);
 }
 
-static void world_expect(void *data, const char *path)
+static bool world_expect(void *data, const char *path, uint64_t dev, uint64_t ino,
+                         uint64_t size_bytes)
 {
     struct world *world = data;
+    struct stat st;
     scoped_lock(&world->lock);
+    if (world->expected_room == 0)
+        return false;
+    world->expected_room--;
+    assert_int_equal(fstatat(world->root, path, &st, AT_SYMLINK_NOFOLLOW), 0);
+    assert_true(st.st_dev == dev && st.st_ino == ino && (uint64_t)st.st_size == size_bytes);
     assert_int_equal(buf_printf(&world->expected, "%s\n", path), 0);
+    return true;
 }
 
 static void world_init(struct world *world, const char *path)
@@ -1069,33 +1078,101 @@ static void test_open_files_are_kept(unused_arg void **state)
     world_done(&world);
 }
 
-static void test_files_are_announced(unused_arg void **state)
+/* A tree of 500 files whose names have three digits, and who is told of them. */
+static void announcing_begin(struct world *world, struct layout **ret_layout,
+                             struct vtar **ret_vtar)
 {
-    struct world world;
     shell("rm -rf tree && mkdir tree && cd tree && touch 000 &&"
           " for i in $(seq 101 600); do head -c 9000 /dev/zero > $i; done");
-    world_init(&world, "tree");
-    struct layout *layout = layout_of(&world);
+    world_init(world, "tree");
+    world->expected_room = SIZE_MAX;
+    *ret_layout = layout_of(world);
     struct vtar_source source = {.open = world_open,
                                  .pread = world_pread,
                                  .close = world_close,
                                  .affected = world_affected,
                                  .expect = world_expect,
-                                 .data = &world};
-    struct vtar *vtar = vtar_new(layout, &source);
-    struct buf whole cleanup_buf;
-    struct buf wanted cleanup_buf;
-    char byte;
-    must_read(vtar, &byte, 1, 0);
-    assert_true(world.expected.len > 50 * 4 && world.expected.len < 300 * 4);
-    read_all(vtar, layout, 65536, &whole);
-    buf_init(&wanted, LISTING_MAX);
-    for (int i = 101; i <= 600; i++) /* each once, in order */
-        assert_int_equal(buf_printf(&wanted, "%d\n", i), 0);
-    assert_string_equal(buf_string(&world.expected), buf_string(&wanted));
+                                 .data = world};
+    *ret_vtar = vtar_new(*ret_layout, &source);
+    assert_non_null(*ret_vtar);
+}
+
+static void announcing_end(struct world *world, struct layout *layout, struct vtar *vtar)
+{
     vtar_free(vtar);
     layout_free(layout);
-    world_done(&world);
+    world_done(world);
+}
+
+static void assert_announced(struct world *world, int from, int to)
+{
+    struct buf wanted cleanup_buf;
+    buf_init(&wanted, LISTING_MAX);
+    for (int i = from; i <= to; i++)
+        assert_int_equal(buf_printf(&wanted, "%d\n", i), 0);
+    assert_string_equal(buf_string(&world->expected), buf_string(&wanted));
+}
+
+/* Each once, in order, to one who reads in order; and well before they are read. */
+static void test_files_are_announced(unused_arg void **state)
+{
+    struct world world;
+    struct layout *layout;
+    struct vtar *vtar;
+    static char bytes[65536];
+    announcing_begin(&world, &layout, &vtar);
+    uint64_t at = 0;
+    for (; at < layout_bytes(layout) / 4; at += sizeof(bytes))
+        must_read(vtar, bytes, sizeof(bytes), at);
+    assert_true(world.expected.len > 200 * 4 && world.expected.len < 300 * 4);
+    for (; at < layout_bytes(layout); at += sizeof(bytes))
+        assert_true(vtar_read(vtar, bytes, sizeof(bytes), at, NULL) > 0);
+    assert_announced(&world, 101, 600);
+    announcing_end(&world, layout, vtar);
+}
+
+/* Those for which there was no room are told later; those that are past, never. */
+static void test_announcing_waits_for_room(unused_arg void **state)
+{
+    struct world world;
+    struct layout *layout;
+    struct vtar *vtar;
+    static char bytes[20 * 10240];
+    announcing_begin(&world, &layout, &vtar);
+    world.expected_room = 30;
+    must_read(vtar, bytes, sizeof(bytes), 0);
+    assert_announced(&world, 101, 130);
+    must_read(vtar, bytes, 10240, sizeof(bytes));
+    assert_announced(&world, 101, 130);
+    world.expected_room = 5;
+    must_read(vtar, bytes, 10240, sizeof(bytes) + 10240);
+    assert_announced(&world, 101, 135);
+    struct layout_slot slot = slot_of(layout, "300");
+    must_read(vtar, bytes, sizeof(bytes), slot.offset); /* within what may be one reader's order */
+    world.expected_room = 1;
+    buf_clear(&world.expected);
+    must_read(vtar, bytes, 1, slot.offset + sizeof(bytes));
+    assert_true(atoi(buf_string(&world.expected)) > 319);
+    announcing_end(&world, layout, vtar);
+}
+
+/* Whoever jumps about is not announced anything. */
+static void test_no_announcing_for_jumps(unused_arg void **state)
+{
+    struct world world;
+    struct layout *layout;
+    struct vtar *vtar;
+    static char bytes[65536];
+    announcing_begin(&world, &layout, &vtar);
+    assert_true(layout_bytes(layout) > (uint64_t)4900 * 1024);
+    for (int round = 0; round < 4; round++) {
+        uint64_t end = layout_bytes(layout);
+        must_read(vtar, bytes, sizeof(bytes), end - sizeof(bytes) - (uint64_t)round * 100000);
+        assert_string_equal(buf_string(&world.expected), "");
+        must_read(vtar, bytes, 10, (uint64_t)round * 100000);
+        assert_string_equal(buf_string(&world.expected), "");
+    }
+    announcing_end(&world, layout, vtar);
 }
 
 /* ---- a file larger than any we could write here
@@ -1208,6 +1285,8 @@ int main(void)
         cmocka_unit_test(test_one_open_for_each_file),
         cmocka_unit_test(test_open_files_are_kept),
         cmocka_unit_test(test_files_are_announced),
+        cmocka_unit_test(test_announcing_waits_for_room),
+        cmocka_unit_test(test_no_announcing_for_jumps),
         cmocka_unit_test(test_offsets_beyond_4_gib),
         cmocka_unit_test(test_an_archive_of_nothing),
     };

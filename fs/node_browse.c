@@ -1,0 +1,609 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * browse/: kept snapshots, opened as directories.
+ *
+ * What is in one never changes, so the kernel may keep all it was told of it: names,
+ * attributes, pages.  A node knows its entry's number in the index and its
+ * attributes; the rest is asked of the index when it is wanted.
+ */
+#include "fs/tree.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* Entries that a directory hands out at once. */
+#define LIST_COUNT 256
+#define IMMUTABLE_SECONDS 3600.0
+/* Files up to this go to the kernel whole when they are first opened. */
+#define SMALL_BYTES ((uint64_t)64 * 1024)
+
+/* What all nodes of one snapshot share. */
+struct opening {
+    atomic_int refs;
+    struct tree *tree;
+    char *volume;
+    pthread_mutex_t lock;
+    char *name;                /* which it has now, as far as is known */
+    struct snapshot *snapshot; /* NULL: not opened yet; once set it stays */
+    atomic_bool told;          /* that it is damaged */
+};
+
+struct entry {
+    struct node node;
+    struct opening *opening;
+    uint64_t id;
+    uint64_t target;
+    struct file_stat stat; /* of the root: only once it was asked */
+    struct timespec mtime; /* of the root, until then */
+    atomic_bool prefilled;
+};
+
+struct handle {
+    struct snapshot_file file;
+};
+
+struct lister {
+    char *after; /* the last name given; NULL: none yet */
+    bool at_end;
+};
+
+static const struct node_ops entry_ops;
+
+/* ---- the snapshot ------------------------------------------------------------------ */
+
+static struct opening *opening_ref(struct opening *opening)
+{
+    atomic_fetch_add(&opening->refs, 1);
+    return opening;
+}
+
+static void opening_unref(struct opening *opening)
+{
+    if (!opening || atomic_fetch_sub(&opening->refs, 1) != 1)
+        return;
+    snapshot_unref(opening->snapshot);
+    (void)pthread_mutex_destroy(&opening->lock);
+    free(opening->volume);
+    free(opening->name);
+    free(opening);
+}
+
+static struct opening *opening_new(struct tree *tree, const char *volume, const char *name)
+{
+    struct opening *opening = calloc(1, sizeof(*opening));
+    if (!opening)
+        return NULL;
+    atomic_init(&opening->refs, 1);
+    (void)pthread_mutex_init(&opening->lock, NULL);
+    opening->tree = tree;
+    opening->volume = strdup(volume);
+    opening->name = strdup(name);
+    if (opening->volume && opening->name)
+        return opening;
+    opening_unref(opening);
+    return NULL;
+}
+
+/* Told once for a snapshot: the kernel asks again for what it did not get. */
+static int tell(struct opening *opening, int r, const struct fail *why)
+{
+    if (r != -EINTR && r != -ENOENT && !atomic_exchange(&opening->told, true)) {
+        scoped_lock(&opening->lock);
+        log_event(opening->tree->log, "%s/browse/%s: %s", opening->volume, opening->name,
+                  fail_text(why, r));
+    }
+    return r == -EBADMSG ? -EIO : r;
+}
+
+/* The snapshot; it lives as long as the opening. */
+static int reach(struct opening *opening, struct cancel *cancel, struct snapshot **ret_snapshot)
+{
+    cleanup_free char *name = NULL;
+    {
+        scoped_lock(&opening->lock);
+        *ret_snapshot = opening->snapshot;
+        if (opening->snapshot)
+            return 0;
+        name = strdup(opening->name);
+    }
+    if (!name)
+        return -ENOMEM;
+    struct snapshot *snapshot;
+    struct fail why = FAIL_INIT;
+    int r = kept_open(opening->tree->kept, opening->volume, name, cancel, &snapshot, &why);
+    if (r < 0)
+        return r == -ENOENT ? -ESTALE : tell(opening, r, &why);
+    scoped_lock(&opening->lock);
+    if (opening->snapshot) /* another thread was as quick */
+        snapshot_unref(snapshot);
+    else
+        opening->snapshot = snapshot;
+    *ret_snapshot = opening->snapshot;
+    return 0;
+}
+
+static void opening_swap_names(struct opening *one, struct opening *other)
+{
+    char *name;
+    {
+        scoped_lock(&other->lock);
+        name = take(other->name);
+    }
+    scoped_lock(&one->lock);
+    other->name = one->name;
+    one->name = name;
+}
+
+/* ---- nodes ---------------------------------------------------------------------------- */
+
+static uint64_t number_of(const struct snapshot *snapshot, uint64_t target)
+{
+    return INO_BROWSE | tree_hash(snapshot_id(snapshot), target);
+}
+
+static void entry_free(struct node *node)
+{
+    opening_unref(((struct entry *)node)->opening);
+    free(node);
+}
+
+static struct entry *entry_new(struct opening *opening, const struct index_entry *from,
+                               const struct snapshot *snapshot)
+{
+    struct entry *entry = calloc(1, sizeof(*entry));
+    if (!entry)
+        return NULL;
+    node_init(&entry->node, &entry_ops, number_of(snapshot, from->target));
+    entry->opening = opening_ref(opening);
+    entry->id = from->id;
+    entry->target = from->target;
+    entry->stat = from->file.stat;
+    return entry;
+}
+
+/* It may have been renamed. */
+static void entry_refresh(struct node *known, struct node *fresh)
+{
+    const struct entry *entry = (const struct entry *)known;
+    if (entry->id == 0)
+        opening_swap_names(entry->opening, ((const struct entry *)fresh)->opening);
+}
+
+static void fill_stat(const struct entry *entry, struct stat *st)
+{
+    tree_fill_stat(&entry->stat, st);
+    st->st_ino = entry->node.ino;
+    st->st_ctim = st->st_atim = st->st_mtim;
+}
+
+/* ---- asking the index ------------------------------------------------------------------- */
+
+struct question {
+    struct entry *entry;
+    struct snapshot *snapshot;
+    const char *name;  /* of an attribute */
+    struct buf *out;
+    struct node *child;
+    struct snapshot_file *file;
+    struct fail why;
+};
+
+static int ask(struct entry *entry, uint64_t id, index_fn *fn, struct question *question,
+               const struct request *request)
+{
+    int r = reach(entry->opening, request->cancel, &question->snapshot);
+    if (r < 0)
+        return r;
+    question->entry = entry;
+    r = index_get(snapshot_index(question->snapshot), id, fn, question, &question->why);
+    return r == -EBADMSG || r == -EIO ? tell(entry->opening, r, &question->why) : r;
+}
+
+static int take_stat(void *data, const struct index_entry *found)
+{
+    struct question *question = data;
+    question->entry->stat = found->file.stat;
+    return 0;
+}
+
+static int entry_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
+                         double *ret_seconds)
+{
+    struct entry *entry = (struct entry *)node;
+    if (entry->id == 0) { /* not known before the snapshot is opened */
+        struct question question = {0};
+        int r = ask(entry, 0, take_stat, &question, request);
+        if (r < 0)
+            return r;
+    }
+    fill_stat(entry, ret_stat);
+    *ret_seconds = IMMUTABLE_SECONDS;
+    return 0;
+}
+
+static void entry_peek(struct node *node, struct stat *ret_stat)
+{
+    node_stat_made_up(ret_stat, S_IFDIR | 0755, 0, &((struct entry *)node)->mtime);
+}
+
+static int take_child(void *data, const struct index_entry *found)
+{
+    struct question *question = data;
+    struct entry *child = entry_new(question->entry->opening, found, question->snapshot);
+    if (!child)
+        return -ENOMEM;
+    question->child = &child->node;
+    return 0;
+}
+
+static int entry_lookup(struct node *dir, const struct request *request, const char *name,
+                        struct node **ret_child, double *ret_seconds)
+{
+    struct entry *entry = (struct entry *)dir;
+    struct question question = {.entry = entry};
+    int r = reach(entry->opening, request->cancel, &question.snapshot);
+    if (r < 0)
+        return r;
+    r = index_find(snapshot_index(question.snapshot), entry->id, name, take_child, &question,
+                   &question.why);
+    if (r < 0)
+        return tell(entry->opening, r, &question.why);
+    *ret_child = question.child;
+    *ret_seconds = IMMUTABLE_SECONDS;
+    return 0;
+}
+
+static int take_link(void *data, const struct index_entry *found)
+{
+    struct question *question = data;
+    if (!S_ISLNK(found->file.stat.mode))
+        return -EINVAL;
+    return buf_add_string(question->out, found->file.link_target);
+}
+
+static int entry_readlink(struct node *node, const struct request *request, struct buf *out)
+{
+    struct question question = {.out = out};
+    struct entry *entry = (struct entry *)node;
+    return ask(entry, entry->id, take_link, &question, request);
+}
+
+static int take_xattr(void *data, const struct index_entry *found)
+{
+    struct question *question = data;
+    size_t position = 0, value_bytes;
+    const char *name;
+    const void *value;
+    while (file_xattr_next(&found->file, &position, &name, &value, &value_bytes))
+        if (strcmp(name, question->name) == 0)
+            return buf_add(question->out, value, value_bytes);
+    return -ENODATA;
+}
+
+static int entry_get_xattr(struct node *node, const struct request *request, const char *name,
+                           struct buf *out)
+{
+    struct question question = {.name = name, .out = out};
+    struct entry *entry = (struct entry *)node;
+    return ask(entry, entry->target, take_xattr, &question, request);
+}
+
+static int take_xattr_names(void *data, const struct index_entry *found)
+{
+    struct question *question = data;
+    size_t position = 0, value_bytes;
+    const char *name;
+    const void *value;
+    int r = 0;
+    while (r == 0 && file_xattr_next(&found->file, &position, &name, &value, &value_bytes))
+        r = buf_add(question->out, name, strlen(name) + 1);
+    return r;
+}
+
+static int entry_list_xattrs(struct node *node, const struct request *request, struct buf *out)
+{
+    struct question question = {.out = out};
+    struct entry *entry = (struct entry *)node;
+    return ask(entry, entry->target, take_xattr_names, &question, request);
+}
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+static int take_file(void *data, const struct index_entry *found)
+{
+    struct question *question = data;
+    return snapshot_file_open(question->snapshot, found, question->file, &question->why);
+}
+
+static int entry_open(struct node *node, const struct request *request, int flags,
+                      struct opened *ret_opened)
+{
+    (void)flags;
+    struct entry *entry = (struct entry *)node;
+    struct handle *handle = calloc(1, sizeof(*handle));
+    if (!handle)
+        return -ENOMEM;
+    struct question question = {.file = &handle->file};
+    int r = ask(entry, entry->target, take_file, &question, request);
+    if (r < 0) {
+        free(handle);
+        return r;
+    }
+    bool is_new = entry->stat.size_bytes > 0 && entry->stat.size_bytes <= SMALL_BYTES &&
+                  !atomic_exchange(&entry->prefilled, true);
+    *ret_opened = (struct opened){.handle = handle,
+                                  .caching = is_new ? OPEN_PREFILL : OPEN_KEEP_PAGES};
+    return 0;
+}
+
+static ssize_t entry_read(struct node *node, struct handle *handle, const struct request *request,
+                          void *data, size_t len, uint64_t offset)
+{
+    (void)request;
+    struct opening *opening = ((struct entry *)node)->opening;
+    struct fail why = FAIL_INIT;
+    ssize_t n = snapshot_read(opening->snapshot, &handle->file, data, len, offset, &why);
+    return n < 0 ? tell(opening, (int)n, &why) : n;
+}
+
+static ssize_t entry_read_whole(struct node *node, struct handle *handle,
+                                const struct request *request, char **ret_data)
+{
+    size_t bytes = (size_t)((struct entry *)node)->stat.size_bytes;
+    cleanup_free char *data = malloc(bytes);
+    if (!data)
+        return -ENOMEM;
+    ssize_t n = entry_read(node, handle, request, data, bytes, 0);
+    if (n > 0)
+        *ret_data = take(data);
+    return n;
+}
+
+static int64_t entry_seek(struct node *node, struct handle *handle, const struct request *request,
+                          uint64_t offset, int whence)
+{
+    (void)node, (void)request;
+    return snapshot_seek(&handle->file, offset, whence);
+}
+
+static void entry_release(struct node *node, struct handle *handle)
+{
+    (void)node;
+    snapshot_file_done(&handle->file);
+    free(handle);
+}
+
+/* ---- listing --------------------------------------------------------------------------------- */
+
+static int entry_list_open(struct node *node, const struct request *request,
+                           struct lister **ret_lister)
+{
+    struct entry *entry = (struct entry *)node;
+    struct snapshot *snapshot;
+    int r = reach(entry->opening, request->cancel, &snapshot);
+    if (r < 0)
+        return r;
+    struct lister *lister = calloc(1, sizeof(*lister));
+    if (!lister)
+        return -ENOMEM;
+    *ret_lister = lister;
+    return 0;
+}
+
+struct emission {
+    struct entry *dir;
+    struct lister *lister;
+    node_emit_child_fn *emit;
+    void *data;
+};
+
+static int emit_entry(void *data, const struct index_entry *found)
+{
+    struct emission *emission = data;
+    struct entry *child =
+        entry_new(emission->dir->opening, found, emission->dir->opening->snapshot);
+    char *after = strdup(found->file.name);
+    if (!child || !after) {
+        if (child)
+            node_unref(&child->node);
+        free(after);
+        return -ENOMEM;
+    }
+    free(emission->lister->after);
+    emission->lister->after = after;
+    struct stat st = {.st_blksize = 1 << 20};
+    fill_stat(child, &st);
+    return emission->emit(emission->data, found->file.name, &child->node, &st, IMMUTABLE_SECONDS);
+}
+
+static int entry_list_next(struct node *node, struct lister *lister, const struct request *request,
+                           node_emit_child_fn *emit, void *data)
+{
+    (void)request;
+    struct entry *entry = (struct entry *)node;
+    struct emission emission = {.dir = entry, .lister = lister, .emit = emit, .data = data};
+    if (lister->at_end)
+        return 0;
+    struct fail why = FAIL_INIT;
+    cleanup_free char *after = lister->after ? strdup(lister->after) : NULL;
+    if (lister->after && !after)
+        return -ENOMEM;
+    int n = index_list(snapshot_index(entry->opening->snapshot), entry->id, after, LIST_COUNT,
+                       emit_entry, &emission, &why);
+    if (n < 0)
+        return tell(entry->opening, n, &why);
+    lister->at_end = n < LIST_COUNT;
+    return n > 0;
+}
+
+static void entry_list_close(struct node *node, struct lister *lister)
+{
+    (void)node;
+    free(lister->after);
+    free(lister);
+}
+
+static const struct node_ops entry_ops = {
+    .free = entry_free,
+    .getattr = entry_getattr,
+    .peek = entry_peek,
+    .lookup = entry_lookup,
+    .list_open = entry_list_open,
+    .list_next = entry_list_next,
+    .list_close = entry_list_close,
+    .open = entry_open,
+    .read = entry_read,
+    .read_whole = entry_read_whole,
+    .seek = entry_seek,
+    .release = entry_release,
+    .readlink = entry_readlink,
+    .get_xattr = entry_get_xattr,
+    .list_xattrs = entry_list_xattrs,
+    .refuse_change = EROFS,
+    .refresh = entry_refresh,
+};
+
+/* The root of a snapshot, which is not opened yet. */
+static int root_new(struct tree *tree, const char *volume, const char *name,
+                    struct node **ret_child)
+{
+    struct stat archive;
+    int r = store_stat(kept_store(tree->kept), volume, name, &archive);
+    if (r < 0)
+        return r;
+    struct entry *entry = calloc(1, sizeof(*entry));
+    struct opening *opening = entry ? opening_new(tree, volume, name) : NULL;
+    if (!opening) {
+        free(entry);
+        return -ENOMEM;
+    }
+    node_init(&entry->node, &entry_ops, INO_BROWSE | tree_hash_stat(&archive));
+    entry->node.waits = NODE_WAITS_GETATTR | NODE_WAITS_LOOKUP | NODE_WAITS_LIST;
+    entry->opening = opening;
+    entry->mtime = archive.st_mtim;
+    *ret_child = &entry->node;
+    return 0;
+}
+
+/* ---- browse/ itself ------------------------------------------------------------------------ */
+
+struct browse {
+    struct node node;
+    struct tree *tree;
+    char *volume;
+};
+
+static void browse_free(struct node *node)
+{
+    free(((struct browse *)node)->volume);
+    free(node);
+}
+
+static int browse_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
+                          double *ret_seconds)
+{
+    (void)request, (void)ret_seconds;
+    tree_stat_dir(((struct browse *)node)->tree, 0700, ret_stat);
+    return 0;
+}
+
+static int browse_lookup(struct node *node, const struct request *request, const char *name,
+                         struct node **ret_child, double *ret_seconds)
+{
+    (void)request, (void)ret_seconds;
+    const struct browse *dir = (const struct browse *)node;
+    return tree_is_kept_name(name) ? root_new(dir->tree, dir->volume, name, ret_child) : -ENOENT;
+}
+
+struct naming {
+    node_emit_fn *emit;
+    void *data;
+};
+
+static int emit_name(void *data, const char *name)
+{
+    const struct naming *naming = data;
+    if (!tree_is_kept_name(name))
+        return 0;
+    return naming->emit(naming->data, name, INO_BROWSE, S_IFDIR);
+}
+
+static int browse_list(struct node *node, node_emit_fn *emit, void *data)
+{
+    const struct browse *dir = (const struct browse *)node;
+    struct naming naming = {.emit = emit, .data = data};
+    return store_list(kept_store(dir->tree->kept), dir->volume, emit_name, &naming, NULL);
+}
+
+/* That it is none at all is for kept_take to say. */
+static int check_name(const char *name, struct fail *why)
+{
+    if (tree_is_kept_name(name) || !store_is_name(name))
+        return 0;
+    return fail_set(why, EINVAL, "snapshots/%s.tar.zst is what is there at the moment", name);
+}
+
+static int browse_mkdir(struct node *node, const struct request *request, const char *name,
+                        struct node **ret_child)
+{
+    const struct browse *dir = (const struct browse *)node;
+    struct fail why = FAIL_INIT;
+    int r = check_name(name, &why);
+    if (r == 0)
+        r = kept_take(dir->tree->kept, dir->volume, name, request->cancel, &why);
+    if (r < 0) {
+        log_event(dir->tree->log, "%s/browse/%s: not taken: %s", dir->volume, name,
+                  fail_text(&why, r));
+        return r;
+    }
+    return root_new(dir->tree, dir->volume, name, ret_child);
+}
+
+static int browse_rmdir(struct node *node, const char *name)
+{
+    const struct browse *dir = (const struct browse *)node;
+    struct fail why = FAIL_INIT;
+    int r = kept_remove(dir->tree->kept, dir->volume, name, &why);
+    log_event(dir->tree->log, "%s/browse/%s: %s", dir->volume, name,
+              r < 0 ? fail_text(&why, r) : "removed");
+    return r;
+}
+
+static int browse_rename(struct node *node, const struct request *request, const char *from,
+                         const char *to, bool no_replace)
+{
+    (void)request, (void)no_replace; /* nothing is ever replaced */
+    const struct browse *dir = (const struct browse *)node;
+    struct fail why = FAIL_INIT;
+    int r = check_name(to, &why);
+    if (r == 0)
+        r = kept_rename(dir->tree->kept, dir->volume, from, to, &why);
+    if (r < 0)
+        log_event(dir->tree->log, "%s/browse/%s: not renamed: %s", dir->volume, from,
+                  fail_text(&why, r));
+    return r;
+}
+
+static const struct node_ops browse_ops = {
+    .waits = NODE_WAITS_MKDIR,
+    .free = browse_free,
+    .getattr = browse_getattr,
+    .lookup = browse_lookup,
+    .list = browse_list,
+    .mkdir = browse_mkdir,
+    .rmdir = browse_rmdir,
+    .rename = browse_rename,
+    .refuse_create = EPERM,
+};
+
+struct node *node_browse_new(struct tree *tree, const char *volume, uint64_t id)
+{
+    struct browse *dir = calloc(1, sizeof(*dir));
+    if (!dir || !(dir->volume = strdup(volume))) {
+        free(dir);
+        return NULL;
+    }
+    node_init(&dir->node, &browse_ops, INO_BROWSE_DIR(id));
+    dir->tree = tree;
+    return &dir->node;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/tree.h"
+
+#include <string.h>
+#include <sys/sysmacros.h>
+
+void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat)
+{
+    node_stat_made_up(ret_stat, S_IFDIR | mode, 0, &tree->mounted_at);
+}
+
+static struct timespec timespec_of(const struct file_time *time)
+{
+    return (struct timespec){.tv_sec = time->s, .tv_nsec = time->ns};
+}
+
+void tree_fill_stat(const struct file_stat *from, struct stat *st)
+{
+    st->st_mode = from->mode;
+    st->st_nlink = from->nlink;
+    st->st_uid = from->uid;
+    st->st_gid = from->gid;
+    st->st_rdev = makedev(from->rdev_major, from->rdev_minor);
+    st->st_size = (off_t)from->size_bytes;
+    st->st_blocks = (blkcnt_t)from->blocks;
+    st->st_mtim = timespec_of(&from->mtime);
+    st->st_ctim = timespec_of(&from->ctime);
+    st->st_atim = timespec_of(&from->atime);
+}
+
+bool tree_is_kept_name(const char *name)
+{
+    return store_is_name(name) && strcmp(name, "now") != 0;
+}
+
+/* splitmix64's finisher: every bit of the input tells in every bit of the output. */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+uint64_t tree_hash(uint64_t a, uint64_t b)
+{
+    return mix(mix(a + 1) ^ b) >> 5;
+}
+
+uint64_t tree_hash_stat(const struct stat *st)
+{
+    uint64_t x = mix(mix(st->st_dev + 1) ^ st->st_ino);
+    x = mix(x ^ (uint64_t)st->st_mtim.tv_sec);
+    return mix(x ^ (uint64_t)st->st_mtim.tv_nsec) >> 5;
+}

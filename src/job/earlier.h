@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Frames of an earlier snapshot of a volume, found by what they were made of.
+ *
+ * Immutable once it is open: any thread may look.
+ */
+#ifndef DVOLFS_JOB_EARLIER_H
+#define DVOLFS_JOB_EARLIER_H
+
+#include "store/frames.h"
+#include "store/index.h"
+#include "store/seekable.h"
+#include "store/snapshot.h"
+#include "store/store.h"
+
+/* A hash over everything that makes a frame's bytes. */
+struct frame_key {
+    uint64_t low;
+    uint64_t high;
+};
+
+/*
+ * What an index has as the key of frame `number` (not counting frames with nothing in
+ * them): half of the key, and a hash that binds it to the frame as the archive's own
+ * table has it.  So a damaged index names no frame for another.
+ */
+void frame_key_pack(struct frame_key key, uint64_t number, const struct seekable_frame *frame,
+                    uint8_t ret_packed[INDEX_KEY_BYTES]);
+
+struct earlier;
+
+/* The volume's newest snapshot, if it can be used: 0, and NULL where there is none.  -ENOMEM. */
+must_check int earlier_open(struct store *store, const char *volume, struct snapshot_cache *cache,
+                            struct earlier **ret_earlier, struct fail *why);
+void earlier_close(struct earlier *earlier);
+DEFINE_CLEANUP(cleanup_earlier_impl, struct earlier, earlier_close)
+#define cleanup_earlier cleanup(cleanup_earlier_impl)
+
+/* Its frame of that key which holds so many bytes: where in its table it is; -1: it has none. */
+int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64_t bytes);
+
+const struct seekable *earlier_seekable(const struct earlier *earlier);
+int earlier_fd(const struct earlier *earlier);
+
+#endif

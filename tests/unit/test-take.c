@@ -1,0 +1,673 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Snapshots of a directory, one after another, with one change between two of them: each
+ * must be, byte for byte, what it is in a store that has no other.
+ */
+#include "check.h"
+
+#include "base/fd.h"
+#include "job/take.h"
+#include "volume/local.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+
+#define KIB ((size_t)1024)
+#define MIB (KIB * KIB)
+#define LEVEL 3
+/* Of small files, each with a directory of its own kind of name: a frame has several. */
+#define DIRECTORIES 40
+#define FILES 12
+
+static char test_dir[] = "/tmp/test-take-XXXXXX";
+
+static int enter_test_dir(void **state)
+{
+    (void)state;
+    return mkdtemp(test_dir) && chdir(test_dir) == 0 ? 0 : -1;
+}
+
+static printf_like(1, 2) int shell(const char *format, ...)
+{
+    char command[2048];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(command, sizeof(command), format, args);
+    va_end(args);
+    return system(command);
+}
+
+static int leave_test_dir(void **state)
+{
+    (void)state;
+    (void)shell("umount -l %s/disk 2>/dev/null", test_dir);
+    return chdir("/") == 0 && shell("rm -rf %s", test_dir) == 0 ? 0 : -1;
+}
+
+/* ---- the tree ------------------------------------------------------------------------ */
+
+/* Bytes that compress, but not to nothing, and that tell where they are from. */
+static void fill(char *data, size_t bytes, uint64_t number)
+{
+    uint64_t random = number * 77 + 1;
+    for (size_t i = 0; i < bytes; i++) {
+        random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        data[i] = (char)(i / 64 % 2 ? random >> 56 : number);
+    }
+}
+
+static void write_at(const char *path, const void *data, size_t bytes, uint64_t offset)
+{
+    cleanup_close int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    assert_true(fd >= 0);
+    assert_int_equal(fd_pwrite_all(fd, data, bytes, offset), 0);
+}
+
+static void make_file(const char *path, size_t bytes, uint64_t number)
+{
+    cleanup_free char *data = malloc(bytes + 1);
+    assert_non_null(data);
+    fill(data, bytes, number);
+    write_at(path, data, bytes, 0);
+}
+
+static void make_small_files(void)
+{
+    char path[64];
+    for (uint64_t i = 0; i < DIRECTORIES; i++) {
+        (void)snprintf(path, sizeof(path), "tree/d%02u", (unsigned)i);
+        assert_int_equal(mkdir(path, 0755), 0);
+        for (uint64_t k = 0; k < FILES; k++) {
+            (void)snprintf(path, sizeof(path), "tree/d%02u/f%02u", (unsigned)i, (unsigned)k);
+            make_file(path, 1000 + (i * 7919 + k * 104729) % (60 * KIB), i * 100 + k);
+        }
+    }
+}
+
+static void make_tree(void)
+{
+    assert_int_equal(mkdir("tree", 0755), 0);
+    make_small_files();
+    make_file("tree/large", 5 * MIB + 12345, 1);
+    make_file("tree/mapped", 2 * MIB, 2);
+    make_file("tree/rewritten", 3 * MIB, 3);
+    write_at("tree/sparse", "begin", 5, 0);
+    write_at("tree/sparse", "end", 3, 64 * MIB);
+    assert_int_equal(link("tree/d03/f03", "tree/d34/link"), 0);
+    assert_int_equal(link("tree/d07/f09", "tree/d36/link"), 0);
+    assert_int_equal(symlink("../large", "tree/d04/symlink"), 0);
+    assert_int_equal(mkfifo("tree/d05/fifo", 0600), 0);
+    assert_int_equal(setxattr("tree/d24/f06", "user.a", "1", 1, 0), 0);
+}
+
+/* The time by which everything so far was changed; then waits until that is long ago. */
+static void wait_until_settled(void)
+{
+    struct timespec now, end;
+    (void)clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += TAKE_RECENT_MS / 1000;
+    end.tv_nsec += 20000000; /* ticks of the clock that ctimes are of */
+    do {
+        (void)clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &end, NULL);
+        (void)clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    } while (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec <= end.tv_nsec));
+}
+
+/* ---- taking ------------------------------------------------------------------------------ */
+
+/* The ways of the directory, but that openings are counted, and something may be done
+ * before the first. */
+static struct contents_ops counting;
+static const struct contents_ops *real;
+static atomic_uint opened;
+static void (*before_first)(void);
+
+static void note_opening(unsigned count)
+{
+    if (atomic_fetch_add(&opened, count) == 0 && before_first)
+        before_first();
+}
+
+static int counting_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
+                         struct cancel *cancel, struct contents_file **ret_file)
+{
+    note_opening(1);
+    return real->open(contents, path, dev, id, cancel, ret_file);
+}
+
+static void counting_open_many(struct contents *contents, struct contents_want *wants, size_t count,
+                               struct cancel *cancel)
+{
+    note_opening((unsigned)count);
+    real->open_many(contents, wants, count, cancel);
+}
+
+static struct contents *open_volume(void)
+{
+    struct contents *contents = local_contents_at(open("tree", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    assert_non_null(contents);
+    real = contents->ops;
+    counting = *real;
+    counting.open = counting_open;
+    counting.open_many = counting_open_many;
+    contents->ops = &counting;
+    atomic_store(&opened, 0);
+    return contents;
+}
+
+static int try_take(const char *dir, const char *name, struct cancel *cancel,
+                    struct take_result *ret_result, struct fail *why)
+{
+    struct contents *contents cleanup_contents = open_volume();
+    struct store *store;
+    assert_int_equal(store_open(dir, &store, why), 0);
+    struct snapshot_cache *cache = snapshot_cache_new(MIB);
+    assert_non_null(cache);
+    struct job job;
+    job_begin(&job, NULL, "take", "volume", name);
+    struct take_conf conf = {.store = store,
+                             .cache = cache,
+                             .volume = "volume",
+                             .name = name,
+                             .consistency = "live",
+                             .taken_s = 1700000000,
+                             .level = LEVEL,
+                             .job = &job};
+    int r = take_contents(&conf, contents, cancel, ret_result, why);
+    if (r == 0)
+        assert_int_equal(job.done_bytes, job.total_bytes);
+    job_end(&job);
+    snapshot_cache_free(cache);
+    store_close(store);
+    return r;
+}
+
+static struct take_result take_in(const char *dir, const char *name)
+{
+    struct take_result result = {0};
+    struct fail why = FAIL_INIT;
+    int r = try_take(dir, name, NULL, &result, &why);
+    if (r < 0)
+        fail_msg("%s: %s", name, fail_text(&why, r));
+    return result;
+}
+
+/* Nothing is left of what was not finished. */
+static void check_nothing_left(const char *dir)
+{
+    assert_int_equal(shell("test -z \"$(ls -A %s/.new)\"", dir), 0);
+}
+
+/* Takes one in the store that has others, and in one that has none. */
+static struct take_result take_both(const char *name)
+{
+    struct take_result result = take_in("store", name);
+    unsigned openings = atomic_load(&opened);
+    assert_int_equal(shell("rm -rf alone"), 0);
+    struct take_result full = take_in("alone", name);
+    assert_int_equal(full.taken_frames, 0);
+    assert_int_equal(result.frames, full.frames);
+    assert_int_equal(result.bytes, full.bytes);
+    if (shell("cmp store/volume/%s.tar.zst alone/volume/%s.tar.zst", name, name))
+        fail_msg("%s is not what it is alone", name);
+    check_nothing_left("store");
+    atomic_store(&opened, openings);
+    return result;
+}
+
+/* It is the tree, for tools that know nothing of us. */
+static void check_by_tools(const char *name, const char *link_directory)
+{
+    assert_int_equal(
+        shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst >out.tar", name), 0);
+    assert_int_equal(shell("tar -C out --xattrs --xattrs-include='user.*' -xf out.tar"), 0);
+    assert_int_equal(shell("diff -r --no-dereference --exclude=fifo tree out"), 0);
+    assert_int_equal(
+        shell("test out/d03/f03 -ef out/%s/link && test -p out/d05/fifo", link_directory), 0);
+    assert_int_equal(shell("rm -rf out out.tar"), 0);
+}
+
+/* ---- changes that leave no trace but a ctime ------------------------------------------------ */
+
+static void restore_mtime(const char *path, const struct stat *st)
+{
+    struct timespec times[2] = {st->st_atim, st->st_mtim};
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* Of the directory of a file whose name is to change. */
+static struct stat directory_of(const char *path, char directory[64])
+{
+    struct stat st;
+    (void)snprintf(directory, 64, "%.*s", (int)(strrchr(path, '/') - path), path);
+    assert_int_equal(stat(directory, &st), 0);
+    return st;
+}
+
+/* Another at each call. */
+static void write_text(const char *path, uint64_t offset)
+{
+    static unsigned number;
+    char text[16];
+    struct stat st;
+    (void)snprintf(text, sizeof(text), "change %06u", ++number);
+    assert_int_equal(stat(path, &st), 0);
+    write_at(path, text, strlen(text), offset);
+    restore_mtime(path, &st);
+}
+
+static void same_size_and_mtime(void)
+{
+    write_text("tree/d01/f01", 500);
+}
+
+static void within_a_large_file(void)
+{
+    write_text("tree/rewritten", MIB + MIB / 2);
+}
+
+static char *mapping;
+
+static void stored_to_a_mapping(void)
+{
+    mapping[MIB + 77] ^= 1;
+}
+
+/* Another file of the same size and time. */
+static void make_twin(const char *path, const char *of)
+{
+    static uint64_t number = 1000;
+    struct stat st;
+    assert_int_equal(stat(of, &st), 0);
+    if (strcmp(path, of) == 0)
+        assert_int_equal(unlink(path), 0);
+    make_file(path, (size_t)st.st_size, number++);
+    restore_mtime(path, &st);
+}
+
+static void another_renamed_over(void)
+{
+    char directory[64];
+    struct stat st = directory_of("tree/d05/f02", directory);
+    make_twin("tree/d05/new", "tree/d05/f02");
+    assert_int_equal(rename("tree/d05/new", "tree/d05/f02"), 0);
+    restore_mtime(directory, &st);
+}
+
+static void link_added(void)
+{
+    assert_int_equal(link("tree/d31/f07", "tree/d32/link"), 0);
+}
+
+static void swap(const char *one, const char *other)
+{
+    char directory[64], other_directory[64];
+    struct stat st = directory_of(one, directory);
+    struct stat other_st = directory_of(other, other_directory);
+    assert_int_equal(renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE), 0);
+    restore_mtime(directory, &st);
+    restore_mtime(other_directory, &other_st);
+}
+
+static void links_switched(void)
+{
+    swap("tree/d34/link", "tree/d36/link");
+}
+
+static void link_removed(void)
+{
+    assert_int_equal(unlink("tree/d32/link"), 0);
+}
+
+static void mode_changed(void)
+{
+    struct stat st;
+    assert_int_equal(stat("tree/d21/f10", &st), 0);
+    assert_int_equal(chmod("tree/d21/f10", (st.st_mode & 07777) ^ 011), 0);
+}
+
+static void attribute_changed(void)
+{
+    static char value[] = "0";
+    value[0]++;
+    assert_int_equal(setxattr("tree/d24/f06", "user.a", value, 1, 0), 0);
+}
+
+static void cut_and_grown_again(void)
+{
+    struct stat st;
+    assert_int_equal(stat("tree/d09/f11", &st), 0);
+    write_text("tree/d09/f11", 90);
+    assert_int_equal(truncate("tree/d09/f11", 100), 0);
+    assert_int_equal(truncate("tree/d09/f11", st.st_size), 0);
+    restore_mtime("tree/d09/f11", &st);
+}
+
+/* File systems like to give the number of the file that went last. */
+static void same_inode_number(void)
+{
+    char directory[64];
+    struct stat st = directory_of("tree/d13/f03", directory);
+    make_twin("tree/d13/f03", "tree/d13/f03");
+    restore_mtime(directory, &st);
+}
+
+static void hole_filled(void)
+{
+    static uint64_t offset = 8 * MIB;
+    write_text("tree/sparse", offset += MIB);
+}
+
+static void files_swapped(void)
+{
+    swap("tree/d17/f01", "tree/d17/f02");
+}
+
+static void directories_swapped(void)
+{
+    swap("tree/d27", "tree/d28");
+}
+
+static void large_removed(void)
+{
+    assert_int_equal(unlink("tree/large"), 0);
+}
+
+static const struct change {
+    const char *name;
+    void (*make)(void);
+    bool is_once;
+} changes[] = {
+    {"same-size-and-mtime", same_size_and_mtime, false},
+    {"within-a-large-file", within_a_large_file, false},
+    {"mapped", stored_to_a_mapping, false},
+    {"renamed-over", another_renamed_over, false},
+    {"link-added", link_added, true},
+    {"links-switched", links_switched, false},
+    {"link-removed", link_removed, true},
+    {"mode", mode_changed, false},
+    {"attribute", attribute_changed, false},
+    {"cut-and-grown", cut_and_grown_again, false},
+    {"same-inode", same_inode_number, false},
+    {"hole-filled", hole_filled, false},
+    {"files-swapped", files_swapped, false},
+    {"directories-swapped", directories_swapped, false},
+    {"large-removed", large_removed, true},
+};
+#define CHANGES (sizeof(changes) / sizeof(*changes))
+
+static void map_file(void)
+{
+    cleanup_close int fd = open("tree/mapped", O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    mapping = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(mapping, MAP_FAILED);
+    stored_to_a_mapping(); /* from here on its page is dirty */
+}
+
+static void unmap_file(void)
+{
+    assert_int_equal(munmap(mapping, 2 * MIB), 0);
+}
+
+static void check_change(const struct change *change, bool is_shared)
+{
+    change->make();
+    struct take_result result = take_both(change->name);
+    assert_true(result.taken_frames > 0);
+    assert_true(result.read_bytes > 0);
+    if (is_shared)
+        assert_true(result.shared_bytes > 0);
+    else
+        assert_int_equal(result.shared_bytes, 0);
+}
+
+/* All of them, long before it is taken: a file's ctime alone tells of it. */
+static void changes_of_long_ago(void)
+{
+    for (size_t i = 0; i < CHANGES; i++)
+        if (!changes[i].is_once)
+            changes[i].make();
+    wait_until_settled();
+    struct take_result result = take_both("long-ago");
+    assert_true(result.taken_frames > 0 && result.read_bytes > 0);
+}
+
+static void change_by_change(bool is_shared)
+{
+    map_file();
+    wait_until_settled();
+    (void)take_both("first");
+    check_by_tools("first", "d34");
+    for (int i = 0; i < 3; i++) {
+        static const char *const names[] = {"mapped-1", "mapped-2", "mapped-3"};
+        check_change(&(struct change){.name = names[i], .make = stored_to_a_mapping}, is_shared);
+    }
+    changes_of_long_ago();
+    for (size_t i = 0; i < CHANGES; i++)
+        check_change(&changes[i], is_shared);
+    check_by_tools(changes[CHANGES - 1].name, "d34"); /* switched twice */
+    unmap_file();
+}
+
+/* ---- no change ------------------------------------------------------------------------------- */
+
+static void without_a_change(void)
+{
+    wait_until_settled();
+    struct take_result first = take_both("settled");
+    assert_true(atomic_load(&opened) > 0);
+    struct take_result again = take_both("again");
+    assert_int_equal(again.taken_frames, first.frames);
+    assert_int_equal(again.read_bytes, 0);
+    assert_int_equal(atomic_load(&opened), 0);
+}
+
+/* Of a file that was changed just before, it is not believed that it will show another. */
+static void changed_just_before(void)
+{
+    make_file("tree/d19/f05", 10000, 5);
+    (void)take_both("just-changed");
+    struct take_result again = take_both("just-changed-again");
+    assert_true(again.read_bytes > 0 && again.read_bytes < 4 * MIB);
+    wait_until_settled();
+    (void)take_both("not-just-changed");
+    assert_int_equal(take_both("not-just-changed-again").read_bytes, 0);
+}
+
+/* ---- changes while it is taken -------------------------------------------------------------- */
+
+static void hide_directory(void)
+{
+    assert_int_equal(rename("tree/d38", "hidden"), 0);
+}
+
+/* Files that are gone when they are read, and then back, with the ctimes they had. */
+static void gone_for_a_while(void)
+{
+    assert_int_equal(shell("rm -r store"), 0);
+    before_first = hide_directory;
+    (void)take_in("store", "without");
+    before_first = NULL;
+    assert_int_equal(shell("zstd -dcq store/volume/without.tar.zst | tar tf - >names"), 0);
+    assert_int_not_equal(shell("grep -q d38/f names"), 0);
+    assert_int_equal(rename("hidden", "tree/d38"), 0);
+    struct take_result result = take_both("with");
+    assert_true(result.taken_frames > 0 && result.read_bytes > 0);
+    assert_int_equal(shell("zstd -dcq store/volume/with.tar.zst | tar tf - | grep -q d38/f"), 0);
+}
+
+static void remove_first_name(void)
+{
+    assert_int_equal(unlink("tree/d03/f03"), 0);
+}
+
+/* The first name of a file goes, and a link to it is in a group that did not change. */
+static void first_name_gone(void)
+{
+    make_file("tree/d03/f02", 5000, 77);
+    before_first = remove_first_name;
+    (void)take_in("store", "links");
+    before_first = NULL;
+    assert_int_equal(shell("rm -rf out && mkdir out && zstd -dcq store/volume/links.tar.zst | "
+                           "tar -C out -xf - && diff -r --no-dereference --exclude=fifo tree out"),
+                     0);
+    assert_int_equal(shell("rm -r out"), 0);
+}
+
+static struct cancel *cancel;
+
+static void raise_cancel(void)
+{
+    cancel_raise(cancel);
+}
+
+static void given_up(void)
+{
+    struct take_result result;
+    cancel = cancel_new();
+    assert_non_null(cancel);
+    assert_int_equal(shell("rm -r store"), 0);
+    before_first = raise_cancel;
+    assert_int_equal(try_take("store", "given-up", cancel, &result, NULL), -EINTR);
+    before_first = NULL;
+    cancel_unref(cancel);
+    check_nothing_left("store");
+    assert_int_equal(access("store/volume/given-up.tar.zst", F_OK), -1);
+}
+
+static void the_same_name(void)
+{
+    struct take_result result;
+    struct fail why = FAIL_INIT;
+    (void)take_in("store", "name");
+    assert_int_equal(try_take("store", "name", NULL, &result, &why), -EEXIST);
+    assert_int_equal(atomic_load(&opened), 0);
+    check_nothing_left("store");
+}
+
+/* ---- an earlier one that cannot be trusted --------------------------------------------------- */
+
+static void with_a_damaged_index(void)
+{
+    wait_until_settled();
+    (void)take_both("sound");
+    for (unsigned i = 0; i < 12; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof(name), "damaged-%u", i);
+        assert_int_equal(shell("for index in store/volume/*.index; do "
+                               "printf X%u | dd of=$index bs=1 seek=$((%u * 4099)) conv=notrunc "
+                               "status=none; done",
+                               i, i),
+                         0);
+        (void)take_both(name);
+    }
+}
+
+static void with_a_cut_archive(void)
+{
+    assert_int_equal(shell("truncate -s -1000 store/volume/*.tar.zst"), 0);
+    struct take_result result = take_both("after-cut");
+    assert_int_equal(result.taken_frames, 0);
+}
+
+/* ---- places ------------------------------------------------------------------------------------
+ */
+
+static bool have_own_mounts(void)
+{
+    static int have = -1;
+    if (have < 0)
+        have = geteuid() == 0 && unshare(CLONE_NEWNS) == 0 &&
+               mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mkdir("disk", 0700) == 0;
+    return have;
+}
+
+static void on(const char *mkfs, bool is_shared)
+{
+    if (!have_own_mounts() ||
+        shell("PATH=$PATH:/sbin:/usr/sbin; truncate -s 600M image && %s image >/dev/null 2>&1",
+              mkfs) ||
+        shell("mount -o loop image disk 2>/dev/null"))
+        skip();
+    assert_int_equal(chdir("disk"), 0);
+    make_tree();
+    change_by_change(is_shared);
+    without_a_change();
+    changed_just_before();
+    gone_for_a_while();
+    first_name_gone();
+    given_up();
+    the_same_name();
+    with_a_damaged_index();
+    with_a_cut_archive();
+    assert_int_equal(chdir(".."), 0);
+    assert_int_equal(shell("umount -l disk && rm image"), 0);
+}
+
+static void on_ext4(void **state)
+{
+    (void)state;
+    on("mkfs.ext4 -q -F", false);
+}
+
+static void on_xfs(void **state)
+{
+    (void)state;
+    on("mkfs.xfs -f -q -m reflink=1", true);
+}
+
+static void on_btrfs(void **state)
+{
+    (void)state;
+    on("mkfs.btrfs -f -q", true);
+}
+
+/* Stores to a mapping leave no trace there at all. */
+static void on_tmpfs(void **state)
+{
+    (void)state;
+    if (!have_own_mounts() || mount("none", "disk", "tmpfs", 0, "size=200m") < 0)
+        skip();
+    assert_int_equal(chdir("disk"), 0);
+    make_tree();
+    map_file();
+    wait_until_settled();
+    (void)take_both("first");
+    stored_to_a_mapping();
+    assert_int_equal(take_both("second").taken_frames, 0);
+    unmap_file();
+    assert_int_equal(chdir(".."), 0);
+    assert_int_equal(umount2("disk", MNT_DETACH), 0);
+}
+
+static void on_a_full_disk(void **state)
+{
+    (void)state;
+    if (!have_own_mounts() || mount("none", "disk", "tmpfs", 0, "size=4m") < 0)
+        skip();
+    make_tree();
+    struct take_result result;
+    struct fail why = FAIL_INIT;
+    assert_int_equal(try_take("disk/store", "full", NULL, &result, &why), -ENOSPC);
+    assert_non_null(strstr(why.text, "No space left"));
+    check_nothing_left("disk/store");
+    assert_int_equal(umount2("disk", MNT_DETACH), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(on_ext4),  cmocka_unit_test(on_xfs),         cmocka_unit_test(on_btrfs),
+        cmocka_unit_test(on_tmpfs), cmocka_unit_test(on_a_full_disk),
+    };
+    return cmocka_run_group_tests(tests, enter_test_dir, leave_test_dir);
+}
