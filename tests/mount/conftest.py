@@ -25,20 +25,20 @@ serial = itertools.count(1)
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "access(way): the one way to the contents it is about")
+    config.addinivalue_line("markers", "access(*ways): the ways to the contents it is about")
 
 
 def wanted_access(item):
     """The way that a test's mounts take, unless it says at each."""
     marker = item.get_closest_marker("access")
-    return marker.args[0] if marker else ACCESS
+    return ACCESS if not marker or ACCESS in marker.args else marker.args[0]
 
 
 def pytest_collection_modifyitems(config, items):
     if os.geteuid() != 0:
         for item in items:
             item.add_marker(pytest.mark.skip(reason="mount tests need root"))
-    if ACCESS != "auto":        # what is about one way is not run under another
+    if ACCESS != "auto":        # what is about some ways is not run under another
         others = [item for item in items if wanted_access(item) != ACCESS]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if wanted_access(item) == ACCESS]
@@ -94,6 +94,12 @@ def private_engine(scratch):
     made = PrivateEngine(scratch / "engine", scratch)
     yield made
     made.close()
+
+
+@pytest.fixture
+def way(request):
+    """The way to the contents that the test's mounts take."""
+    return wanted_access(request.node)
 
 
 @pytest.fixture
@@ -162,12 +168,12 @@ class Mounter:
         """
         number = next(serial)
         home = self.scratch / f"home{number}"
-        home.mkdir()
+        (home / "run").mkdir(parents=True, mode=0o700)
         if path is None:
             path = self.scratch / f"mnt{number}"
             path.mkdir()
         if user:
-            for directory in (home, path):
+            for directory in (home, home / "run", path):
                 os.chown(directory, user.uid, user.gid)
             namespace.open_fuse()
         spec = getattr(where or self.engine if where != "" else "", "host", where)
@@ -198,11 +204,11 @@ class Mounter:
 
 
 @pytest.fixture
-def mount(request, binary, scratch, engine):
+def mount(request, binary, scratch, engine, way):
     for name in ("proxy", "private_engine", "namespace"):
         if name in request.fixturenames:
             request.getfixturevalue(name)       # set up before, so that it outlives the mounts
-    mounter = Mounter(binary, scratch, engine, wanted_access(request.node))
+    mounter = Mounter(binary, scratch, engine, way)
     yield mounter
     complaints = []
     for made in reversed(mounter.made):

@@ -213,7 +213,7 @@ def test_mtime_is_the_newest_change(mount, engine, volume):
     wait_for(lambda: os.stat(made.now(name)).st_mtime == later, "mtime follows", 15)
 
 
-@pytest.mark.access("local")
+@pytest.mark.access("local", "agent", "agent-stream")
 def test_mtime_follows_what_leaves_no_newer_mtime(mount, engine, volume):
     """A file that is put in with its old time, and another mode, are changes."""
     name = volume()
@@ -309,7 +309,7 @@ def test_nothing_is_spooled_and_no_container_made(mount, proxy, engine, volume, 
     assert proxy.count("* /containers/*/*") == 0 == proxy.count("POST *")
 
 
-@pytest.mark.access("local")
+@pytest.mark.access("local", "agent", "agent-stream")
 def test_two_copies_of_an_unchanged_volume_are_the_same(mount, engine, filled):
     """To the byte, by another mount too."""
     first = mount()
@@ -496,7 +496,7 @@ def test_a_volume_can_be_removed_after_it_was_read(mount, engine, volume):
     made = mount()
     made.now(name).read_bytes()
     wait_for(lambda: engine.api("DELETE", f"/volumes/{name}")[0] == 204,
-             "no helper holds the volume", 5)
+             "no helper holds the volume", 10)
     engine.volumes.remove(name)
 
 

@@ -1,5 +1,6 @@
 """Fidelity: data/ and now.tar are the volume, to the nanosecond, attribute and hole."""
 import hashlib
+import json
 import os
 import random
 import stat
@@ -12,14 +13,14 @@ from harness import tree
 from harness.command import run
 from harness.wait import wait_for
 
-pytestmark = pytest.mark.access("local")
+pytestmark = pytest.mark.access("local", "agent", "agent-stream")
 
 
 @pytest.fixture
-def filled(engine, volume):
-    """A volume with everything, as exactly as a file system keeps it."""
+def filled(engine, volume, way):
+    """A volume with everything, as exactly as a file system keeps it and the way can tell."""
     name = volume()
-    tree.faithful(engine.mountpoint(name))
+    tree.faithful(engine.mountpoint(name), trusted=way == "local")
     return name
 
 
@@ -65,6 +66,30 @@ def test_tar_of_data_is_tar_of_the_volume(mount, engine, filled, scratch):
              "--warning=no-file-ignored", "-c", "."], stdout=subprocess.PIPE, check=True)
         digests.add(hashlib.sha256(done.stdout).hexdigest())
     assert len(digests) == 1
+
+
+def restic(scratch, *arguments):
+    """What restic prints, as JSON; its repository is in scratch."""
+    done = run("restic", "--repo", scratch / "repository", "--no-cache", "--json", *arguments,
+               env={**os.environ, "RESTIC_PASSWORD": "x"})
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+
+
+def test_a_deduplicating_backup_finds_the_same(mount, engine, filled, scratch):
+    """Of data/ after one of the directory itself: every file's content is known already."""
+    restic(scratch, "init")
+    summaries, contents = [], []
+    for top in (engine.mountpoint(filled), mount().data(filled)):
+        summary = restic(scratch, "backup", "--ignore-ctime", top)[-1]
+        listed = restic(scratch, "ls", summary["snapshot_id"])
+        summaries.append(summary)
+        contents.append({os.path.relpath(each["path"], top): {
+            key: each.get(key) for key in ("type", "uid", "gid", "size", "mode", "mtime")}
+            for each in listed if each["struct_type"] == "node" and
+            each["path"].startswith(str(top))})
+    assert summaries[1]["data_blobs"] == 0, "no content that is new"
+    assert summaries[0]["total_bytes_processed"] == summaries[1]["total_bytes_processed"]
+    assert contents[0] == contents[1] and len(contents[0]) > 100
 
 
 # now.tar

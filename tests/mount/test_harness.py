@@ -1,6 +1,7 @@
 """The harness itself: its proxy does the harm it promises, its trees see a difference."""
 import json
 import os
+import subprocess
 import threading
 
 import pytest
@@ -78,6 +79,20 @@ def test_stall(proxy, ask, after):
     stall.release()
     asker.join(10)
     assert got == [(200, whole)]
+
+
+def test_attached_streams(proxy, engine):
+    """What goes in and out of a container; and harm to it."""
+    def echoed(text):
+        return subprocess.run(
+            ["docker", "run", "-i", "--rm", "--network", "none", engine.image(), "/bin/cat"],
+            env={**engine.environment, "DOCKER_HOST": proxy.host}, input=text, check=False,
+            capture_output=True, timeout=60).stdout
+    data = os.urandom(300_000)
+    assert echoed(data) == data
+    assert proxy.count("POST */attach") == 1
+    proxy.on("POST */attach", Cut(1000))
+    assert len(echoed(data)) < 1000             # frames have heads of their own
 
 
 def test_a_client_that_leaves_takes_its_request_along(proxy, engine):

@@ -108,7 +108,7 @@ class Mount:
         self.sanitizer.mkdir(mode=0o777, exist_ok=True)
         self.sanitizer.chmod(0o777)
         self.environment = {
-            **os.environ, "HOME": str(home),
+            **os.environ, "HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run"),
             "ASAN_OPTIONS": f"log_path={self.sanitizer}/asan:detect_leaks=1:abort_on_error=0",
             "UBSAN_OPTIONS": f"log_path={self.sanitizer}/ubsan:print_stacktrace=1",
             **dict(environment)}
@@ -128,9 +128,17 @@ class Mount:
     def data(self, name):
         return self.path / name / "data"
 
+    def told(self, name):
+        """What volume.json tells of how it reads the volume."""
+        return json.loads(self.run("cat", self.path / name / "volume.json").stdout)["dvolfs"]
+
     def access(self, name):
-        """By which way it reads the volume, as volume.json tells."""
-        return json.loads((self.path / name / "volume.json").read_text())["dvolfs"]["access"]
+        """By which way it reads the volume."""
+        return self.told(name)["access"]
+
+    def status(self):
+        """What status.json tells."""
+        return json.loads(self.run("cat", self.path / ".dvolfs/status.json").stdout)
 
     def restore(self, name, archive=""):
         return self.path / name / "restore" / archive
@@ -166,7 +174,9 @@ class Mount:
         return self
 
     def start_in_front(self):
-        self.front = subprocess.Popen(self.wrapped(self.command), env=self.environment,
+        # Whoever runs the tests may have SIGHUP ignored (nohup), and it would be here.
+        command = ["env", "--default-signal", *self.command]
+        self.front = subprocess.Popen(self.wrapped(command), env=self.environment,
                                       stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         wait_for(lambda: self.mounted() or self.front.poll() is not None, "the mount is there",
                  MOUNT_SECONDS)

@@ -16,7 +16,7 @@ from .wait import wait_for
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "engine"
 HELPER_LABEL = "dvolfs.helper"
-HELPER_IMAGE = "dvolfs-helper"
+HELPER_IMAGE_LABEL = "dvolfs.image"
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -120,9 +120,9 @@ class Engine:
                            *options, self.image(), "/bin/sh", "-c", script)
 
     def start(self, volume, *options, mode="rw", script="exec sleep 100000"):
-        """A running container that has the volume at /v; its id."""
+        """A running container that has the volume at /v and runs a script there; its id."""
         container = self.docker("run", "-d", "--network", "none", "-v", f"{volume}:/v:{mode}",
-                                *options, self.image(), "/bin/sh", "-c", script)
+                                "-w", "/v", *options, self.image(), "/bin/sh", "-c", script)
         self.containers.append(container)
         return container
 
@@ -139,8 +139,24 @@ class Engine:
         assert status == 200, answer
         return [container["Id"] for container in answer]
 
+    def inspect(self, container):
+        """What `docker inspect` tells of a container."""
+        status, answer = self.api("GET", f"/containers/{container}/json")
+        assert status == 200, answer
+        return answer
+
+    def helper(self):
+        """What `docker inspect` tells of the one helper, once it runs."""
+        def running():
+            answers = [self.api("GET", f"/containers/{helper}/json") for helper in self.helpers()]
+            if len(answers) == 1 and answers[0][0] == 200 and answers[0][1]["State"]["Running"]:
+                return answers[0][1]
+            return None                     # a listing may be ahead of inspection, or behind
+        return wait_for(running, "one helper runs")
+
     def helper_images(self):
-        filters = urllib.parse.quote(json.dumps({"reference": [HELPER_IMAGE]}))
+        """Ids of their images, also of those that lost their name to a newer one."""
+        filters = urllib.parse.quote(json.dumps({"label": [HELPER_IMAGE_LABEL]}))
         status, answer = self.api("GET", f"/images/json?filters={filters}")
         assert status == 200, answer
         return [image["Id"] for image in answer]
@@ -160,6 +176,8 @@ class Engine:
             wait_for(lambda: self.api("DELETE", f"/volumes/{urllib.parse.quote(name)}")[0]
                      in (204, 404), f"volume {name} can be removed")
         self.volumes.clear()
+        for image in self.helper_images():      # one that leaves them shall fail alone
+            self.api("DELETE", f"/images/{image}?force=1")
 
     def close(self):
         self.clean()

@@ -142,19 +142,20 @@ class Exchange(BaseHTTPRequestHandler):
     def forward(self):
         harm = self.proxy.meet(self, f"{self.command} {plain(self.path)}")
         engine = UnixConnection(self.proxy.target, timeout=None)
-        done = threading.Event()
+        self.done = threading.Event()
         try:
             self.answered = False
             harm.before(self)
             if not self.answered:
                 engine.connect()
-                watcher = threading.Thread(target=self.watch, args=(engine.sock, done), daemon=True)
+                watcher = threading.Thread(target=self.watch, args=(engine.sock, self.done),
+                                           daemon=True)
                 watcher.start()
                 self.relay(engine, harm)
         except (Gone, OSError, ValueError, HTTPException):
             self.close_connection = True
         finally:
-            done.set()
+            self.done.set()
             engine.close()
             self.proxy.part(self)
 
@@ -172,7 +173,7 @@ class Exchange(BaseHTTPRequestHandler):
     def watch(self, engine, done):
         """A client that hangs up takes its request to the engine with it."""
         while not done.is_set():
-            if self.hung_up(20):
+            if self.hung_up(20) and not done.is_set():
                 try:
                     engine.shutdown(socket.SHUT_RDWR)
                 except OSError:
@@ -216,6 +217,8 @@ class Exchange(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             if name.lower() not in ("expect", "connection"):
                 engine.putheader(name, value)
+        if "Upgrade" in self.headers:
+            engine.putheader("Connection", "Upgrade")
         engine.endheaders()
         try:
             for data in self.request_chunks():
@@ -224,7 +227,35 @@ class Exchange(BaseHTTPRequestHandler):
                 engine.send(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True        # an early answer: it did not want the rest
-        self.relay_answer(engine.getresponse(), harm)
+        answer = engine.getresponse()
+        if answer.status == 101 or "raw-stream" in answer.getheader("Content-Type", ""):
+            self.relay_stream(engine.sock, answer, harm)
+        else:
+            self.relay_answer(answer, harm)
+
+    def relay_stream(self, engine, answer, harm):
+        """From now on the connection is a stream of bytes in both directions: attach."""
+        self.done.set()                         # either side may end before the other
+        self.close_connection = True
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            self.send_header(name, value)
+        self.end_headers()
+        threading.Thread(target=self.relay_upwards, args=(engine,), daemon=True).start()
+        try:
+            for chunk in harm.body(iter(lambda: answer.fp.read1(CHUNK), b"")):
+                self.wfile.write(chunk)
+        finally:
+            self.connection.shutdown(socket.SHUT_RDWR)      # ends the thread as well
+
+    def relay_upwards(self, engine):
+        """What the client sends, and its end, to the engine."""
+        try:
+            for data in iter(lambda: self.rfile.read1(CHUNK), b""):
+                engine.sendall(data)
+            engine.shutdown(socket.SHUT_WR)
+        except (OSError, ValueError):
+            pass                                # one of the two hung up
 
     def relay_answer(self, answer, harm):
         self.send_response_only(answer.status, answer.reason)

@@ -244,9 +244,12 @@ MOMENTS = {"before": -1_500_000_001, "long before": -2_000_000_000 * SECOND - 99
            "2106": (1 << 32) * SECOND + 500_000_000}
 
 
-def faithful(top):
+def faithful(top, trusted=True):
     """As everything(), and what the engine's archive loses: attributes, ACLs, sockets, fractions
-    of a second and times far away, holes."""
+    of a second and times far away, holes.
+
+    `trusted`: also the attributes that only root sees, and no container without CAP_SYS_ADMIN.
+    """
     everything(top)
     top = os.fsencode(os.fspath(top))
     for directory in (b"acls", b"attributes", b"holes", b"times"):
@@ -271,9 +274,9 @@ def faithful(top):
         for key, value in ((b"user.note", b"hello"), (b"user.empty", b""),
                            (b"user.binary", bytes(range(255, -1, -1))), (b"user.z", b"v" * 2000),
                            ("user.ümlaut".encode(), b"n\n=\n"), (b"security.dvolfs", b"s"),
-                           (b"trusted.dvolfs", b"t\0")):
+                           *([(b"trusted.dvolfs", b"t\0")] if trusted else [])):
             os.setxattr(path, key, value)
-    for name in (b"link", b"fifo"):
+    for name in (b"link", b"fifo") if trusted else ():
         os.setxattr(top + b"/attributes/" + name, "trusted.dvolfs", b"t", follow_symlinks=False)
     os.link(top + b"/attributes/file", top + b"/acls/file of two names")
 
