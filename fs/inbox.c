@@ -338,7 +338,7 @@ static void end_trying(struct inbox_file *file, int result)
 }
 
 int inbox_file_try(struct inbox_file *file, const char *name, const struct request *request,
-                       char **ret_receipt)
+                   char **ret_receipt)
 {
     struct cancel_hook hook = {.run = wake_waiting, .data = file};
     cancel_hook_add(request->cancel, &hook);

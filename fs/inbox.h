@@ -30,8 +30,8 @@ struct inbox_purpose {
     /* Uses the file's contents under the final name; see inbox_file_try. */
     int (*attempt)(struct inbox_file *file, const char *name, const struct request *request,
                    struct buf *receipt, struct fail *why);
-    const char *verb; /* for the log: "restored" */
-    bool tells_success; /* attempt has put it into the log */
+    const char *verb;    /* for the log: "restored" */
+    bool tells_success;  /* attempt has put it into the log */
     bool leaves_receipt; /* what was tried stays, to be read; else it goes */
     /* The flags of open(2) by one of which a file is opened that is to be filled: without,
      * its final name asks for something by itself.  0: all are to be filled. */
@@ -49,9 +49,9 @@ struct inbox_file {
     bool trying;
     int fd; /* the written data; -1: none */
     uint64_t bytes;
-    bool changed;    /* written to since the last attempt */
-    int write_error; /* of an earlier write: the data is not complete */
-    int result;      /* of the last attempt */
+    bool changed;     /* written to since the last attempt */
+    int write_error;  /* of an earlier write: the data is not complete */
+    int result;       /* of the last attempt */
     bool is_unfilled; /* and was closed so, by a shell that redirects, or for good */
     unsigned writers;
     char *receipt; /* NULL: pending */

@@ -120,8 +120,8 @@ int node_refuse_create(const struct node *dir)
     return dir->ops->refuse_create ? -dir->ops->refuse_create : -EROFS;
 }
 
-int node_create(struct node *dir, const char *name, int flags, mode_t mode,
-                struct node **ret_child, struct opened *ret_opened)
+int node_create(struct node *dir, const char *name, int flags, mode_t mode, struct node **ret_child,
+                struct opened *ret_opened)
 {
     if (!dir->ops->create)
         return node_refuse_create(dir);

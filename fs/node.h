@@ -216,8 +216,8 @@ int node_peek(struct node *node, const struct request *request, struct stat *ret
 int node_lookup(struct node *dir, const struct request *request, const char *name,
                 struct node **ret_child, double *ret_seconds);
 int node_list(struct node *dir, node_emit_fn *emit, void *data);
-int node_create(struct node *dir, const char *name, int flags, mode_t mode,
-                struct node **ret_child, struct opened *ret_opened);
+int node_create(struct node *dir, const char *name, int flags, mode_t mode, struct node **ret_child,
+                struct opened *ret_opened);
 int node_mkdir(struct node *dir, const struct request *request, const char *name,
                struct node **ret_child);
 int node_rmdir(struct node *dir, const char *name);

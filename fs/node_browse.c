@@ -181,7 +181,7 @@ static void fill_stat(const struct entry *entry, struct stat *st)
 struct question {
     struct entry *entry;
     struct snapshot *snapshot;
-    const char *name;  /* of an attribute */
+    const char *name; /* of an attribute */
     struct buf *out;
     struct node *child;
     struct snapshot_file *file;
@@ -331,8 +331,8 @@ static int entry_open(struct node *node, const struct request *request, int flag
     }
     bool is_new = entry->stat.size_bytes > 0 && entry->stat.size_bytes <= SMALL_BYTES &&
                   !atomic_exchange(&entry->prefilled, true);
-    *ret_opened = (struct opened){.handle = handle,
-                                  .caching = is_new ? OPEN_PREFILL : OPEN_KEEP_PAGES};
+    *ret_opened =
+        (struct opened){.handle = handle, .caching = is_new ? OPEN_PREFILL : OPEN_KEEP_PAGES};
     return 0;
 }
 

@@ -47,8 +47,8 @@ static void archive_node_refresh(struct node *known, struct node *fresh)
     file->name = name;
 }
 
-static int archive_node_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
-                        double *ret_seconds)
+static int archive_node_getattr(struct node *node, const struct request *request,
+                                struct stat *ret_stat, double *ret_seconds)
 {
     (void)request;
     const struct kept_file *file = (const struct kept_file *)node;
@@ -59,7 +59,7 @@ static int archive_node_getattr(struct node *node, const struct request *request
 }
 
 static int archive_node_open(struct node *node, const struct request *request, int flags,
-                     struct opened *ret_opened)
+                             struct opened *ret_opened)
 {
     (void)request, (void)flags;
     struct kept_file *file = (struct kept_file *)node;
@@ -83,8 +83,9 @@ static int archive_node_open(struct node *node, const struct request *request, i
     return 0;
 }
 
-static ssize_t archive_node_read(struct node *node, struct handle *handle, const struct request *request,
-                         void *data, size_t len, uint64_t offset)
+static ssize_t archive_node_read(struct node *node, struct handle *handle,
+                                 const struct request *request, void *data, size_t len,
+                                 uint64_t offset)
 {
     (void)node, (void)request;
     return fd_pread_full(handle->fd, data, len, offset);
@@ -145,8 +146,8 @@ static const struct {
 };
 #define XATTR_COUNT (sizeof(xattrs) / sizeof(*xattrs))
 
-static int archive_node_get_xattr(struct node *node, const struct request *request, const char *name,
-                          struct buf *out)
+static int archive_node_get_xattr(struct node *node, const struct request *request,
+                                  const char *name, struct buf *out)
 {
     struct kept_file *file = (struct kept_file *)node;
     size_t i = 0;
@@ -173,7 +174,8 @@ static int archive_node_get_xattr(struct node *node, const struct request *reque
     return xattrs[i].add(&about, out);
 }
 
-static int archive_node_list_xattrs(struct node *node, const struct request *request, struct buf *out)
+static int archive_node_list_xattrs(struct node *node, const struct request *request,
+                                    struct buf *out)
 {
     (void)node, (void)request;
     int r = 0;

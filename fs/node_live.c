@@ -557,8 +557,8 @@ struct node *node_live_new(struct tree *tree, const char *name, uint64_t id)
     volume->tree = tree;
     volume->id = id;
     if (volumes_way(tree->volumes, name) != VOLUMES_ACCESS_LOCAL)
-        volume->waits = NODE_WAITS_GETATTR | NODE_WAITS_LOOKUP | NODE_WAITS_LIST |
-                        NODE_WAITS_OPEN | NODE_WAITS_READ;
+        volume->waits = NODE_WAITS_GETATTR | NODE_WAITS_LOOKUP | NODE_WAITS_LIST | NODE_WAITS_OPEN |
+                        NODE_WAITS_READ;
     struct live *live = live_new(volume, strdup(""), INO_DATA(id));
     volume_unref(volume);
     if (!live)

@@ -10,8 +10,8 @@ struct restore_dir {
     struct inbox *inbox;
 };
 
-static int restore_attempt(struct inbox_file *file, const char *name,
-                           const struct request *request, struct buf *receipt, struct fail *why)
+static int restore_attempt(struct inbox_file *file, const char *name, const struct request *request,
+                           struct buf *receipt, struct fail *why)
 {
     struct inbox *inbox = file->inbox;
     return restore_run(inbox->tree->volumes,

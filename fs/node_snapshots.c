@@ -59,8 +59,8 @@ static int now_open(struct node *node, const struct request *request, int flags,
 static ssize_t now_read(struct node *node, struct handle *handle, const struct request *request,
                         void *data, size_t len, uint64_t offset)
 {
-    (void)handle, (void)request;
-    return moment_read(((struct now_tar *)node)->moment, data, len, offset);
+    (void)handle;
+    return moment_read(((struct now_tar *)node)->moment, data, len, offset, request->cancel);
 }
 
 static void now_release(struct node *node, struct handle *handle)
@@ -213,8 +213,7 @@ static int snapshots_lookup(struct node *node, const struct request *request, co
     for (size_t i = 0; i < sizeof(now_names) / sizeof(*now_names); i++) {
         if (strcmp(name, now_names[i].name) != 0)
             continue;
-        *ret_child =
-            now_new(dir->tree, dir->volume, now_names[i].format, request_process(request));
+        *ret_child = now_new(dir->tree, dir->volume, now_names[i].format, request_process(request));
         return *ret_child ? 0 : -ENOMEM;
     }
     char kept[256];

@@ -94,10 +94,8 @@ static const struct child {
     int (*make)(const struct volume_dir *dir, struct node **ret_child);
     bool (*exists)(const struct volume_dir *dir); /* NULL: always */
 } children[] = {
-    {"browse", S_IFDIR, 1, make_browse, NULL},
-    {"data", S_IFDIR, 1, make_data, has_data},
-    {"restore", S_IFDIR, 1, make_restore, NULL},
-    {"snapshots", S_IFDIR, 1, make_snapshots, NULL},
+    {"browse", S_IFDIR, 1, make_browse, NULL},    {"data", S_IFDIR, 1, make_data, has_data},
+    {"restore", S_IFDIR, 1, make_restore, NULL},  {"snapshots", S_IFDIR, 1, make_snapshots, NULL},
     {"volume.json", S_IFREG, 0, make_json, NULL},
 };
 #define CHILD_COUNT (sizeof(children) / sizeof(*children))

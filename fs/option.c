@@ -75,10 +75,8 @@ static const struct {
     const char *name;
     enum volumes_access access;
 } ways[] = {
-    {"auto", VOLUMES_ACCESS_AUTO},
-    {"local", VOLUMES_ACCESS_LOCAL},
-    {"agent", VOLUMES_ACCESS_AGENT},
-    {"agent-stream", VOLUMES_ACCESS_AGENT_STREAM},
+    {"auto", VOLUMES_ACCESS_AUTO},   {"local", VOLUMES_ACCESS_LOCAL},
+    {"agent", VOLUMES_ACCESS_AGENT}, {"agent-stream", VOLUMES_ACCESS_AGENT_STREAM},
     {"api", VOLUMES_ACCESS_API},
 };
 
@@ -131,7 +129,8 @@ static const struct option_row rows[] = {
      "where dvolfs keeps its files (root: " ROOT_STORE "; else $XDG_DATA_HOME/dvolfs)"},
     {"spool", set_dir, offsetof(struct config, spool), "DIR",
      "where transient copies go (the store's .spool)"},
-    {"access", set_access, 0, "auto|local|agent|agent-stream|api", "how volume contents are reached (auto)"},
+    {"access", set_access, 0, "auto|local|agent|agent-stream|api",
+     "how volume contents are reached (auto)"},
     {"level", set_level, 0, "N", "level of zstd, 1 to 19 (3)"},
     {"cache", set_seconds, offsetof(struct config, cache_seconds), "SECONDS",
      "how long what was just asked may be trusted (1)"},
@@ -294,9 +293,9 @@ static int set_default_store(struct config *config, struct fail *why)
 
 static int show(struct config *config, struct fail *why)
 {
-    int r = buf_printf(&config->shown, "store=%s,spool=%s,access=%s,level=%d,cache=%g", config->store,
-                       config->spool, name_of_way(config->volumes.access), config->level,
-                       config->cache_seconds);
+    int r = buf_printf(&config->shown, "store=%s,spool=%s,access=%s,level=%d,cache=%g",
+                       config->store, config->spool, name_of_way(config->volumes.access),
+                       config->level, config->cache_seconds);
     return r < 0 ? fail_errno(why, -r, "options") : 0;
 }
 

@@ -20,7 +20,7 @@ struct config {
     char *spool;
     struct volumes_conf volumes; /* spec points to the above */
     double cache_seconds;
-    int level; /* of zstd */
+    int level;               /* of zstd */
     struct buf fuse_options; /* those for the kernel and libfuse, comma separated */
     struct buf shown;        /* ours, as they are in force, for status.json */
     bool others_may_enter;   /* allow_other is among them */

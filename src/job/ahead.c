@@ -240,14 +240,23 @@ bool ahead_expect(struct ahead *ahead, const char *path, uint64_t dev, uint64_t 
 
 /* The file's item, once it is READY; NULL: it was not announced, or is not begun
  * yet, and the caller is as fast. */
-static struct item *take_item(struct ahead *ahead, const char *path, uint64_t dev, uint64_t id)
+static struct item *take_item(struct ahead *ahead, const char *path, uint64_t dev, uint64_t id,
+                              struct cancel *cancel)
 {
     scoped_lock(&ahead->lock);
     ahead->openings++;
     struct item **at;
-    while ((at = find(ahead, path, dev, id)) && (*at)->state == OPENING)
+    while ((at = find(ahead, path, dev, id)) && (*at)->state == OPENING &&
+           !cancel_is_raised(cancel))
         (void)pthread_cond_wait(&ahead->ready, &ahead->lock);
-    return at ? remove_at(ahead, at) : NULL;
+    return at && (*at)->state != OPENING ? remove_at(ahead, at) : NULL;
+}
+
+static void wake_up(void *data)
+{
+    struct ahead *ahead = data;
+    scoped_lock(&ahead->lock);
+    (void)pthread_cond_broadcast(&ahead->ready);
 }
 
 /* Whether it tells what became of the file; other errors may be gone by now. */
@@ -259,11 +268,16 @@ static bool is_final(const struct item *item)
 }
 
 int ahead_open(struct ahead *ahead, const char *path, uint64_t dev, uint64_t id,
-               struct contents_file **ret_file)
+               struct cancel *cancel, struct contents_file **ret_file)
 {
-    cleanup_free struct item *item = take_item(ahead, path, dev, id);
+    struct cancel_hook hook = {.run = wake_up, .data = ahead};
+    cancel_hook_add(cancel, &hook);
+    cleanup_free struct item *item = take_item(ahead, path, dev, id, cancel);
+    cancel_hook_remove(cancel, &hook);
+    if (!item && cancel_is_raised(cancel))
+        return -EINTR;
     if (!item || !is_final(item))
-        return contents_open(ahead->contents, path, dev, id, NULL, ret_file);
+        return contents_open(ahead->contents, path, dev, id, cancel, ret_file);
     if (item->result == 0)
         *ret_file = item->file;
     return item->result;

@@ -33,6 +33,6 @@ must_check bool ahead_expect(struct ahead *ahead, const char *path, uint64_t dev
 
 /* As contents_open, of now or of since it was announced. */
 must_check int ahead_open(struct ahead *ahead, const char *path, uint64_t dev, uint64_t id,
-                          struct contents_file **ret_file);
+                          struct cancel *cancel, struct contents_file **ret_file);
 
 #endif

@@ -431,12 +431,13 @@ void moment_close(struct moment *moment)
     (void)pthread_cond_broadcast(&moment->table->changed); /* the janitor drops it later */
 }
 
-ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset)
+ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset,
+                    struct cancel *cancel)
 {
     struct fail why = FAIL_INIT;
     /* The archive does not go while it is open. */
-    ssize_t n = now_archive_read(moment->archive, data, len, offset, &why);
-    if (n < 0)
+    ssize_t n = now_archive_read(moment->archive, data, len, offset, cancel, &why);
+    if (n < 0 && n != -EINTR)
         log_event(moment->table->conf.log, "%s/snapshots/%s: at %llu: %s", moment->volume,
                   now_format_name(moment->format), (unsigned long long)offset,
                   fail_text(&why, (int)n));

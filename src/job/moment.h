@@ -84,6 +84,7 @@ void moment_close(struct moment *moment);
 
 /* Of an open moment: up to len bytes at offset, fewer only at its end; -errno,
  * whose reason is logged here.  Blocks on the volume's files. */
-must_check ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset);
+must_check ssize_t moment_read(struct moment *moment, void *data, size_t len, uint64_t offset,
+                               struct cancel *cancel);
 
 #endif

@@ -30,12 +30,12 @@ struct now_archive {
 
 /* ---- where its files are ------------------------------------------------------------ */
 
-static int source_open(void *data, const char *path, uint64_t dev, uint64_t ino, void **ret_file,
-                       struct fail *why)
+static int source_open(void *data, const char *path, uint64_t dev, uint64_t ino,
+                       struct cancel *cancel, void **ret_file, struct fail *why)
 {
     struct now_archive *archive = data;
     struct contents_file *file;
-    int r = ahead_open(archive->ahead, path, dev, ino, &file);
+    int r = ahead_open(archive->ahead, path, dev, ino, cancel, &file);
     if (r < 0)
         return fail_errno(why, -r, "%s", path);
     *ret_file = file;
@@ -43,14 +43,14 @@ static int source_open(void *data, const char *path, uint64_t dev, uint64_t ino,
 }
 
 static ssize_t source_read(void *data, void *file, void *buf, size_t len, uint64_t offset,
-                           struct fail *why)
+                           struct cancel *cancel, struct fail *why)
 {
     const struct now_archive *archive = data;
     if (archive->waits_for_writes && len > CONTENTS_SMALL_BYTES) {
-        int64_t at = contents_seek(file, offset, SEEK_DATA, NULL);
+        int64_t at = contents_seek(file, offset, SEEK_DATA, cancel);
         (void)at; /* it is for the lock, which those who write have */
     }
-    ssize_t n = contents_read(file, buf, len, offset, NULL);
+    ssize_t n = contents_read(file, buf, len, offset, cancel);
     return n < 0 ? fail_errno(why, (int)-n, "reading") : n;
 }
 
@@ -246,9 +246,10 @@ static int make_plain(const struct now_archive_conf *conf, struct cancel *cancel
 }
 
 /* What squeeze reads. */
-static ssize_t read_plain(void *data, void *buf, size_t len, uint64_t offset, struct fail *why)
+static ssize_t read_plain(void *data, void *buf, size_t len, uint64_t offset, struct cancel *cancel,
+                          struct fail *why)
 {
-    return now_archive_read(data, buf, len, offset, why);
+    return now_archive_read(data, buf, len, offset, cancel, why);
 }
 
 static int compress(struct now_archive *plain, const struct now_archive_conf *conf,
@@ -326,10 +327,10 @@ uint64_t now_archive_affected(const struct now_archive *archive)
 }
 
 ssize_t now_archive_read(struct now_archive *archive, void *data, size_t len, uint64_t offset,
-                         struct fail *why)
+                         struct cancel *cancel, struct fail *why)
 {
     if (archive->vtar)
-        return vtar_read(archive->vtar, data, len, offset, why);
+        return vtar_read(archive->vtar, data, len, offset, cancel, why);
     if (offset >= archive->info.bytes)
         return 0;
     if (len > archive->info.bytes - offset)

@@ -73,7 +73,7 @@ uint64_t now_archive_affected(const struct now_archive *archive);
  * once.  After an error no byte counts.  Blocks on the files.
  */
 must_check ssize_t now_archive_read(struct now_archive *archive, void *data, size_t len,
-                                    uint64_t offset, struct fail *why);
+                                    uint64_t offset, struct cancel *cancel, struct fail *why);
 
 /* ---- for those who keep it (job/take.h) ---------------------------------------------- */
 

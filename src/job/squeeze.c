@@ -19,7 +19,7 @@ static int produce(void *data, struct compress_chunk *chunk, struct fail *why)
 {
     struct squeezing *squeezing = data;
     const struct squeeze_conf *conf = squeezing->conf;
-    ssize_t n = conf->read(conf->data, chunk->data, CHUNK_BYTES, squeezing->in, why);
+    ssize_t n = conf->read(conf->data, chunk->data, CHUNK_BYTES, squeezing->in, conf->cancel, why);
     if (n <= 0)
         return (int)n;
     chunk->bytes = (size_t)n;

@@ -17,7 +17,8 @@ struct squeeze_conf {
 
     /* Up to len bytes of the stream at offset, fewer only at its end; -errno with why.
      * Called by one thread, in order. */
-    ssize_t (*read)(void *data, void *buf, size_t len, uint64_t offset, struct fail *why);
+    ssize_t (*read)(void *data, void *buf, size_t len, uint64_t offset, struct cancel *cancel,
+                    struct fail *why);
     void *data;
 
     struct job *job;       /* is told what is done */

@@ -16,6 +16,7 @@
 
 struct taking {
     const struct take_conf *conf;
+    struct cancel *cancel;
     struct frames *frames;
     struct pack_frame *known; /* of each frame */
     struct earlier *earlier;
@@ -218,10 +219,11 @@ static int look_frames_up(struct taking *taking, struct cancel *cancel, struct f
     return r < 0 ? fail_errno(why, -r, "volume %s", conf->volume) : 0;
 }
 
-static int read_all(struct now_archive *archive, const struct frames_frame *frame, void *buf,
+static int read_all(const struct taking *taking, const struct frames_frame *frame, void *buf,
                     struct fail *why)
 {
-    ssize_t n = now_archive_read(archive, buf, (size_t)frame->bytes, frame->offset, why);
+    ssize_t n = now_archive_read(taking->archive, buf, (size_t)frame->bytes, frame->offset,
+                                 taking->cancel, why);
     if (n < 0)
         return (int)n;
     return (uint64_t)n == frame->bytes ? 0 : fail_set(why, EIO, "the archive is cut short");
@@ -247,7 +249,7 @@ static int read_frame(void *data, uint64_t index, const struct frames_frame *fra
                       struct fail *why)
 {
     const struct taking *taking = data;
-    int r = read_all(taking->archive, frame, buf, why);
+    int r = read_all(taking, frame, buf, why);
     if (r == 0 && is_affected(taking, frame))
         taking->known[index].has_key = false;
     return r;
@@ -303,7 +305,7 @@ static int lay_out(struct taking *taking, struct contents *contents, struct canc
 static int take_once(const struct take_conf *conf, struct contents *contents, bool may_take_over,
                      struct cancel *cancel, struct take_result *ret_result, struct fail *why)
 {
-    struct taking taking cleanup(taking_done) = {.conf = conf, .fd = -1};
+    struct taking taking cleanup(taking_done) = {.conf = conf, .cancel = cancel, .fd = -1};
     int r = lay_out(&taking, contents, cancel, why);
     if (r == 0 && may_take_over)
         r = earlier_open(conf->store, conf->volume, conf->cache, &taking.earlier, why);
@@ -349,7 +351,7 @@ static int read_tar(void *data, uint64_t index, const struct frames_frame *frame
 int take_tar(const struct take_conf *conf, int fd, struct cancel *cancel,
              struct take_result *ret_result, struct fail *why)
 {
-    struct taking taking cleanup(taking_done) = {.conf = conf, .fd = fd};
+    struct taking taking cleanup(taking_done) = {.conf = conf, .cancel = cancel, .fd = fd};
     struct stat st = {0};
     int r = take_check_absent(conf, why);
     if (r == 0 && fstat(fd, &st) < 0)

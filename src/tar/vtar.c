@@ -62,6 +62,7 @@ struct vtar {
 /* One call of vtar_read. */
 struct request {
     struct vtar *vtar;
+    struct cancel *cancel;
     struct buf path;
     size_t path_index; /* whose path it is */
     struct buf bytes;  /* headers, map, filler */
@@ -271,8 +272,8 @@ static int open_file(struct request *request, const struct layout_slot *slot, vo
     int r = find_path(request, slot->index);
     if (r < 0)
         return r;
-    return source->open(source->data, buf_string(&request->path), slot->dev, slot->ino, ret_file,
-                        &request->why);
+    return source->open(source->data, buf_string(&request->path), slot->dev, slot->ino,
+                        request->cancel, ret_file, &request->why);
 }
 
 /* The slot's row with its file open: 0, or the error of opening it. */
@@ -430,9 +431,9 @@ static int give_run(struct request *request, const struct layout_slot *slot, str
                     uint64_t file_offset, size_t bytes, struct span *span)
 {
     const struct vtar_source *source = &request->vtar->source;
-    ssize_t n =
-        row ? source->pread(source->data, row->file, span->to, bytes, file_offset, &request->why)
-            : 0;
+    ssize_t n = row ? source->pread(source->data, row->file, span->to, bytes, file_offset,
+                                    request->cancel, &request->why)
+                    : 0;
     if (n < 0)
         return (int)n;
     assert((size_t)n <= bytes);
@@ -584,7 +585,8 @@ static void request_done(struct request *request)
     buf_done(&request->bytes);
 }
 
-ssize_t vtar_read(struct vtar *vtar, void *buf, size_t len, uint64_t offset, struct fail *why)
+ssize_t vtar_read(struct vtar *vtar, void *buf, size_t len, uint64_t offset, struct cancel *cancel,
+                  struct fail *why)
 {
     uint64_t bytes = layout_bytes(vtar->layout);
     if (offset >= bytes)
@@ -593,7 +595,8 @@ ssize_t vtar_read(struct vtar *vtar, void *buf, size_t len, uint64_t offset, str
         len = (size_t)(bytes - offset);
     if (len > SSIZE_MAX)
         len = SSIZE_MAX;
-    struct request request cleanup(request_done) = {.vtar = vtar, .path_index = NO_INDEX};
+    struct request request cleanup(request_done) = {
+        .vtar = vtar, .cancel = cancel, .path_index = NO_INDEX};
     buf_init(&request.path, LAYOUT_HEADER_MAX_BYTES);
     buf_init(&request.bytes, LAYOUT_HEADER_MAX_BYTES);
     struct span span = {.to = buf, .len = len, .at = offset};

@@ -20,6 +20,7 @@
 #ifndef DVOLFS_TAR_VTAR_H
 #define DVOLFS_TAR_VTAR_H
 
+#include "base/cancel.h"
 #include "tar/layout.h"
 
 /* Where the files are; its functions may be called from several threads at once. */
@@ -29,11 +30,11 @@ struct vtar_source {
      * those of the layout: -ESTALE where it is another file now; -ENOENT,
      * -ENOTDIR, -ELOOP: gone; anything else is an error of the whole read.
      */
-    int (*open)(void *data, const char *path, uint64_t dev, uint64_t ino, void **ret_file,
-                struct fail *why);
+    int (*open)(void *data, const char *path, uint64_t dev, uint64_t ino, struct cancel *cancel,
+                void **ret_file, struct fail *why);
     /* Fills buf with len bytes at offset; fewer only at the file's end; -errno. */
     ssize_t (*pread)(void *data, void *file, void *buf, size_t len, uint64_t offset,
-                     struct fail *why);
+                     struct cancel *cancel, struct fail *why);
     void (*close)(void *data, void *file);
     /*
      * Tells, once for a file, what became of it: "is gone", "is shorter", "is a
@@ -64,11 +65,12 @@ DEFINE_CLEANUP(cleanup_vtar_impl, struct vtar, vtar_free)
 /*
  * Up to len bytes at offset: fewer only at the archive's end, 0 beyond it.  All
  * or nothing: after an error no byte counts.  Keeps at most VTAR_MAX_OPEN files
- * open.  Blocks on source.  -errno of source.open and source.pread; -ENOMEM.
+ * open.  Blocks on source, which is handed cancel.  -errno of source.open and
+ * source.pread; -ENOMEM.
  */
 #define VTAR_MAX_OPEN 16
 must_check ssize_t vtar_read(struct vtar *vtar, void *buf, size_t len, uint64_t offset,
-                             struct fail *why);
+                             struct cancel *cancel, struct fail *why);
 
 /* How many files are not as the layout said. */
 uint64_t vtar_affected(const struct vtar *vtar);

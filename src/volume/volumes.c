@@ -261,8 +261,8 @@ static int add_helper(struct volumes *volumes, cJSON *ours, const char *name)
     char text[128];
     if (!id)
         return 0;
-    (void)snprintf(text, sizeof(text), "container %.12s reads the volume, and goes seconds after it",
-                   id);
+    (void)snprintf(text, sizeof(text),
+                   "container %.12s reads the volume, and goes seconds after it", id);
     return cJSON_AddStringToObject(ours, "helper", text) ? 0 : -ENOMEM;
 }
 
@@ -273,10 +273,12 @@ static int add_way(struct volumes *volumes, const char *name, cJSON *object)
     struct fail not_local = FAIL_INIT, not_agent = FAIL_INIT;
     struct local *local cleanup_local = get_local_for(volumes, object, &not_local);
     bool agent = !local && may_use_agent(volumes, &not_agent);
-    bool ok =
-        cJSON_AddStringToObject(ours, "access", local ? "local" : agent ? "agent" : "api") &&
-        (local || cJSON_AddStringToObject(ours, "not_local", not_local.text)) &&
-        (local || agent || cJSON_AddStringToObject(ours, "not_agent", not_agent.text));
+    bool ok = cJSON_AddStringToObject(ours, "access",
+                                      local   ? "local"
+                                      : agent ? "agent"
+                                              : "api") &&
+              (local || cJSON_AddStringToObject(ours, "not_local", not_local.text)) &&
+              (local || agent || cJSON_AddStringToObject(ours, "not_agent", not_agent.text));
     return ok ? add_helper(volumes, ours, name) : -ENOMEM;
 }
 

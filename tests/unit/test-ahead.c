@@ -96,7 +96,7 @@ static bool expect(struct volume *volume, const struct known *known, uint64_t si
 static int try_open(struct volume *volume, const struct known *known)
 {
     struct contents_file *file;
-    int r = ahead_open(volume->ahead, known->path, known->dev, known->id, &file);
+    int r = ahead_open(volume->ahead, known->path, known->dev, known->id, NULL, &file);
     if (r == 0)
         contents_close(file);
     return r;
@@ -117,7 +117,7 @@ static void assert_contains(struct contents_file *file, const char *text)
 static void assert_opens(struct volume *volume, const struct known *known, const char *text)
 {
     struct contents_file *file;
-    assert_int_equal(ahead_open(volume->ahead, known->path, known->dev, known->id, &file), 0);
+    assert_int_equal(ahead_open(volume->ahead, known->path, known->dev, known->id, NULL, &file), 0);
     assert_contains(file, text);
     contents_close(file);
 }
@@ -314,7 +314,7 @@ static void check_numbered(struct reader *reader, unsigned number)
     const struct known *known = &reader->known[number];
     struct contents_file *file;
     char bytes[16] = "";
-    int r = ahead_open(reader->volume->ahead, known->path, known->dev, known->id, &file);
+    int r = ahead_open(reader->volume->ahead, known->path, known->dev, known->id, NULL, &file);
     if (r == 0) {
         ssize_t n = contents_read(file, bytes, sizeof(bytes) - 1, 0, NULL);
         contents_close(file);

@@ -393,9 +393,10 @@ static void jobs_in_order(void **state)
 /* ---- squeezing ---------------------------------------------------------------------------------
  */
 
-static ssize_t read_file(void *data, void *buf, size_t len, uint64_t offset, struct fail *why)
+static ssize_t read_file(void *data, void *buf, size_t len, uint64_t offset, struct cancel *cancel,
+                         struct fail *why)
 {
-    (void)why;
+    (void)cancel, (void)why;
     return fd_pread_full(*(int *)data, buf, len, offset);
 }
 

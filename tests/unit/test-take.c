@@ -10,14 +10,16 @@
 #include "volume/local.h"
 
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 
 #define KIB ((size_t)1024)
@@ -554,6 +556,93 @@ static void the_same_name(void)
     check_nothing_left("store");
 }
 
+/* ---- a write that takes its time ----------------------------------------------------------- */
+
+#define SLOW_BYTES (2 * MIB)
+
+/* Memory whose second half is not there before it is given: whoever reads it waits. */
+struct slow {
+    char *memory;
+    int fault_fd;
+    int file;
+};
+
+static bool slow_begin(struct slow *slow)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    slow->fault_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    if (slow->fault_fd < 0 || ioctl(slow->fault_fd, UFFDIO_API, &api) < 0)
+        return false;
+    slow->memory =
+        mmap(NULL, SLOW_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(slow->memory, MAP_FAILED);
+    fill(slow->memory, SLOW_BYTES / 2, 4321);
+    struct uffdio_register half = {
+        .range = {.start = (uintptr_t)slow->memory + SLOW_BYTES / 2, .len = SLOW_BYTES / 2},
+        .mode = UFFDIO_REGISTER_MODE_MISSING};
+    assert_int_equal(ioctl(slow->fault_fd, UFFDIO_REGISTER, &half), 0);
+    slow->file = open("tree/rewritten", O_WRONLY | O_CLOEXEC);
+    return slow->file >= 0;
+}
+
+static void *slow_write_main(void *data)
+{
+    const struct slow *slow = data;
+    assert_int_equal(pwrite(slow->file, slow->memory, SLOW_BYTES, 0), SLOW_BYTES);
+    return NULL;
+}
+
+static void *take_main(void *data)
+{
+    (void)data;
+    (void)take_in("store", "slow");
+    return NULL;
+}
+
+/* Until the write waits for its memory. */
+static void wait_for_fault(const struct slow *slow)
+{
+    struct uffd_msg message;
+    assert_int_equal(read(slow->fault_fd, &message, sizeof(message)), sizeof(message));
+    assert_int_equal(message.event, UFFD_EVENT_PAGEFAULT);
+}
+
+static void let_go(const struct slow *slow)
+{
+    cleanup_free char *rest = malloc(SLOW_BYTES / 2 + 4096);
+    assert_non_null(rest);
+    fill(rest, SLOW_BYTES / 2, 8765);
+    struct uffdio_copy copy = {.dst = (uintptr_t)slow->memory + SLOW_BYTES / 2,
+                               .src = (uintptr_t)rest,
+                               .len = SLOW_BYTES / 2};
+    assert_int_equal(ioctl(slow->fault_fd, UFFDIO_COPY, &copy), 0);
+}
+
+/* The file's ctime is from when the write began, long before the rest of it comes. */
+static void a_slow_write(void)
+{
+    struct slow slow;
+    pthread_t writer, taker;
+    struct timespec limit;
+    if (!slow_begin(&slow))
+        return;
+    assert_int_equal(pthread_create(&writer, NULL, slow_write_main, &slow), 0);
+    wait_for_fault(&slow);
+    wait_until_settled();
+    assert_int_equal(pthread_create(&taker, NULL, take_main, NULL), 0);
+    (void)clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += 3; /* it waits, or was done with it long before */
+    bool is_done = pthread_timedjoin_np(taker, NULL, &limit) == 0;
+    let_go(&slow);
+    assert_int_equal(pthread_join(writer, NULL), 0);
+    if (!is_done)
+        assert_int_equal(pthread_join(taker, NULL), 0);
+    (void)close(slow.file);
+    (void)close(slow.fault_fd);
+    assert_int_equal(munmap(slow.memory, SLOW_BYTES), 0);
+    (void)take_both("after-slow");
+}
+
 /* ---- an earlier one that cannot be trusted --------------------------------------------------- */
 
 static void with_a_damaged_index(void)
@@ -603,6 +692,7 @@ static void on(const char *mkfs, bool is_shared)
     change_by_change(is_shared);
     without_a_change();
     changed_just_before();
+    a_slow_write();
     gone_for_a_while();
     first_name_gone();
     given_up();

@@ -35,9 +35,10 @@ static void set_most(struct world *world, int now)
         ;
 }
 
-static int world_open(void *data, const char *path, uint64_t dev, uint64_t ino, void **ret_file,
-                      struct fail *why)
+static int world_open(void *data, const char *path, uint64_t dev, uint64_t ino,
+                      struct cancel *cancel, void **ret_file, struct fail *why)
 {
+    (void)cancel;
     struct world *world = data;
     struct stat st;
     const char *fails = world->fails_path;
@@ -58,8 +59,9 @@ static int world_open(void *data, const char *path, uint64_t dev, uint64_t ino, 
 }
 
 static ssize_t world_pread(void *data, void *file, void *buf, size_t len, uint64_t offset,
-                           struct fail *why)
+                           struct cancel *cancel, struct fail *why)
 {
+    (void)cancel;
     struct world *world = data;
     atomic_fetch_add(&world->preads, 1);
     if (world->fails_pread)
@@ -342,7 +344,7 @@ static void make_full_tree(const char *top)
 static void must_read(struct vtar *vtar, void *buf, size_t len, uint64_t offset)
 {
     struct fail why = FAIL_INIT;
-    ssize_t n = vtar_read(vtar, buf, len, offset, &why);
+    ssize_t n = vtar_read(vtar, buf, len, offset, NULL, &why);
     if (n != (ssize_t)len)
         fail_msg("%zd of %zu at %" PRIu64 ": %s", n, len, offset, why.text);
     assert_string_equal(why.text, "");
@@ -358,8 +360,8 @@ static void read_all(struct vtar *vtar, const struct layout *layout, size_t piec
     for (uint64_t at = 0; at < bytes; at += piece)
         must_read(vtar, out->data + at, piece < bytes - at ? piece : bytes - at, at);
     char byte;
-    assert_int_equal(vtar_read(vtar, &byte, 1, bytes, NULL), 0);
-    assert_int_equal(vtar_read(vtar, &byte, 1, UINT64_MAX, NULL), 0);
+    assert_int_equal(vtar_read(vtar, &byte, 1, bytes, NULL, NULL), 0);
+    assert_int_equal(vtar_read(vtar, &byte, 1, UINT64_MAX, NULL, NULL), 0);
 }
 
 static void assert_same(const struct buf *got, const struct buf *wanted)
@@ -417,7 +419,7 @@ static void test_bytes_around_boundaries(unused_arg void **state)
                 }
     }
     char last[8];
-    assert_int_equal(vtar_read(vtar, last, sizeof(last), whole.len - 3, NULL), 3);
+    assert_int_equal(vtar_read(vtar, last, sizeof(last), whole.len - 3, NULL, NULL), 3);
     vtar_free(vtar);
     layout_free(layout);
     world_done(&world);
@@ -444,7 +446,7 @@ static void *read_anywhere(void *data)
         size_t at = (size_t)rand_r(&reader->seed) % reader->wanted->len;
         size_t len = (size_t)rand_r(&reader->seed) % (i % 4 ? 5000 : most);
         size_t left = reader->wanted->len - at;
-        ssize_t n = vtar_read(reader->vtar, bytes, len, at, NULL);
+        ssize_t n = vtar_read(reader->vtar, bytes, len, at, NULL, NULL);
         if (n != (ssize_t)(len < left ? len : left))
             reader->failed = "the length is wrong";
         else if (memcmp(bytes, reader->wanted->data + at, (size_t)n) != 0)
@@ -963,7 +965,7 @@ static void *read_own_quarter(void *data)
     size_t end = at + quarter < reader->got->len ? at + quarter : reader->got->len;
     for (; at < end && !reader->failed; at += 3000) {
         size_t len = end - at < 3000 ? end - at : 3000;
-        if (vtar_read(reader->vtar, reader->got->data + at, len, at, NULL) != (ssize_t)len)
+        if (vtar_read(reader->vtar, reader->got->data + at, len, at, NULL, NULL) != (ssize_t)len)
             reader->failed = "a read failed";
     }
     return NULL;
@@ -1013,15 +1015,15 @@ static void test_errors_are_told_and_pass(unused_arg void **state)
     change_begin(&change);
     struct layout_slot slot = slot_of(change.layout, "v/2");
     change.world.fails_path = "v/2";
-    assert_int_equal(vtar_read(change.vtar, bytes, 512, slot.offset, &why), -EIO);
+    assert_int_equal(vtar_read(change.vtar, bytes, 512, slot.offset, NULL, &why), -EIO);
     assert_string_equal(why.text, "v/2: the disk is broken");
-    assert_int_equal(vtar_read(change.vtar, bytes, 4096, slot.offset - 2048, NULL), -EIO);
-    assert_int_equal(vtar_read(change.vtar, bytes, 2048, slot.offset - 2048, &why), 2048);
+    assert_int_equal(vtar_read(change.vtar, bytes, 4096, slot.offset - 2048, NULL, NULL), -EIO);
+    assert_int_equal(vtar_read(change.vtar, bytes, 2048, slot.offset - 2048, NULL, &why), 2048);
     change.world.fails_path = NULL;
     change.world.fails_pread = true;
-    assert_int_equal(vtar_read(change.vtar, bytes, 4096, slot.offset, &why), -EIO);
+    assert_int_equal(vtar_read(change.vtar, bytes, 4096, slot.offset, NULL, &why), -EIO);
     assert_string_equal(why.text, "the disk broke");
-    assert_int_equal(vtar_read(change.vtar, bytes, 512, slot.offset, &why), 512);
+    assert_int_equal(vtar_read(change.vtar, bytes, 512, slot.offset, NULL, &why), 512);
     change.world.fails_pread = false;
     change_read(&change, layout_count(change.layout));
     assert_same(&change.after, &change.before);
@@ -1126,7 +1128,7 @@ static void test_files_are_announced(unused_arg void **state)
         must_read(vtar, bytes, sizeof(bytes), at);
     assert_true(world.expected.len > 200 * 4 && world.expected.len < 300 * 4);
     for (; at < layout_bytes(layout); at += sizeof(bytes))
-        assert_true(vtar_read(vtar, bytes, sizeof(bytes), at, NULL) > 0);
+        assert_true(vtar_read(vtar, bytes, sizeof(bytes), at, NULL, NULL) > 0);
     assert_announced(&world, 101, 600);
     announcing_end(&world, layout, vtar);
 }
@@ -1186,14 +1188,16 @@ static unsigned char huge_byte(uint64_t offset)
 }
 
 static int huge_open(unused_arg void *data, unused_arg const char *path, unused_arg uint64_t dev,
-                     unused_arg uint64_t ino, void **ret_file, unused_arg struct fail *why)
+                     unused_arg uint64_t ino, unused_arg struct cancel *cancel, void **ret_file,
+                     unused_arg struct fail *why)
 {
     *ret_file = NULL; /* as good a handle as any */
     return 0;
 }
 
 static ssize_t huge_pread(unused_arg void *data, unused_arg void *file, void *buf, size_t len,
-                          uint64_t offset, unused_arg struct fail *why)
+                          uint64_t offset, unused_arg struct cancel *cancel,
+                          unused_arg struct fail *why)
 {
     unsigned char *bytes = buf;
     size_t n = 0;
@@ -1245,7 +1249,7 @@ static void test_offsets_beyond_4_gib(unused_arg void **state)
     assert_string_equal((char *)bytes + 500, "./next");
     assert_int_equal(bytes[500 + 512 + 9], huge_byte(9));
     assert_int_equal(bytes[500 + 512 + 10], 0);
-    assert_int_equal(vtar_read(vtar, bytes, 3000, layout_bytes(layout) - 1025, NULL), 1025);
+    assert_int_equal(vtar_read(vtar, bytes, 3000, layout_bytes(layout) - 1025, NULL, NULL), 1025);
 }
 
 static void test_an_archive_of_nothing(unused_arg void **state)
@@ -1256,9 +1260,9 @@ static void test_an_archive_of_nothing(unused_arg void **state)
     layout_finish(layout);
     struct vtar *vtar cleanup_vtar = vtar_new(layout, &source);
     char bytes[2000];
-    assert_int_equal(vtar_read(vtar, bytes, sizeof(bytes), 0, NULL), TAR_END_BYTES);
-    assert_int_equal(vtar_read(vtar, bytes, sizeof(bytes), 1000, NULL), 24);
-    assert_int_equal(vtar_read(vtar, bytes, 0, 0, NULL), 0);
+    assert_int_equal(vtar_read(vtar, bytes, sizeof(bytes), 0, NULL, NULL), TAR_END_BYTES);
+    assert_int_equal(vtar_read(vtar, bytes, sizeof(bytes), 1000, NULL, NULL), 24);
+    assert_int_equal(vtar_read(vtar, bytes, 0, 0, NULL, NULL), 0);
     vtar_free(NULL);
 }
 
