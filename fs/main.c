@@ -90,6 +90,7 @@ static int make_tree(const struct config *config, struct parts *parts, struct fa
     parts->front.workers = parts->waiters;
     parts->front.spool = parts->spool;
     parts->front.others_may_enter = config->others_may_enter;
+    parts->front.kernel_checks = option_kernel_checks(config);
     return parts->front.inodes ? 0 : fail_errno(why, ENOMEM, "starting");
 }
 

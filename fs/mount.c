@@ -224,9 +224,8 @@ static int make_session(const struct config *config, struct front *front, struct
 {
     struct buf options cleanup_buf;
     buf_init(&options, 65536);
-    /* Whoever is alone in the mount sees all of it, whatever the modes in the volumes. */
     int r = buf_printf(&options, "-osubtype=dvolfs,%sfsname=",
-                       config->others_may_enter ? "default_permissions," : "");
+                       option_kernel_checks(config) ? "default_permissions," : "");
     if (r == 0)
         r = add_escaped(&options, config->spec);
     if (r == 0)

@@ -50,6 +50,7 @@ enum open_caching {
 struct opened {
     struct handle *handle;
     enum open_caching caching;
+    uint64_t bytes; /* its size, where that was not known before it was opened; else 0 */
 };
 
 /* Takes a name of a directory; a negative errno ends the listing. */

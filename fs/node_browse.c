@@ -21,6 +21,7 @@
 struct opening {
     atomic_int refs;
     struct tree *tree;
+    uint64_t file; /* a number that stands for the archive's file */
     char *volume;
     pthread_mutex_t lock;
     char *name;                /* which it has now, as far as is known */
@@ -68,7 +69,8 @@ static void opening_unref(struct opening *opening)
     free(opening);
 }
 
-static struct opening *opening_new(struct tree *tree, const char *volume, const char *name)
+static struct opening *opening_new(struct tree *tree, const char *volume, const char *name,
+                                   uint64_t file)
 {
     struct opening *opening = calloc(1, sizeof(*opening));
     if (!opening)
@@ -76,6 +78,7 @@ static struct opening *opening_new(struct tree *tree, const char *volume, const 
     atomic_init(&opening->refs, 1);
     (void)pthread_mutex_init(&opening->lock, NULL);
     opening->tree = tree;
+    opening->file = file;
     opening->volume = strdup(volume);
     opening->name = strdup(name);
     if (opening->volume && opening->name)
@@ -136,9 +139,12 @@ static void opening_swap_names(struct opening *one, struct opening *other)
 
 /* ---- nodes ---------------------------------------------------------------------------- */
 
-static uint64_t number_of(const struct snapshot *snapshot, uint64_t target)
+/* Snapshots of the same contents have numbers of their own as well: a directory can be
+ * in one place only. */
+static uint64_t number_of(const struct opening *opening, const struct snapshot *snapshot,
+                          uint64_t target)
 {
-    return INO_BROWSE | tree_hash(snapshot_id(snapshot), target);
+    return INO_BROWSE | tree_hash(tree_hash(opening->file, snapshot_id(snapshot)), target);
 }
 
 static void entry_free(struct node *node)
@@ -153,11 +159,13 @@ static struct entry *entry_new(struct opening *opening, const struct index_entry
     struct entry *entry = calloc(1, sizeof(*entry));
     if (!entry)
         return NULL;
-    node_init(&entry->node, &entry_ops, number_of(snapshot, from->target));
+    node_init(&entry->node, &entry_ops, number_of(opening, snapshot, from->target));
     entry->opening = opening_ref(opening);
     entry->id = from->id;
     entry->target = from->target;
     entry->stat = from->file.stat;
+    if (S_ISLNK(entry->stat.mode)) /* which archives do not tell */
+        entry->stat.size_bytes = strlen(from->file.link_target);
     return entry;
 }
 
@@ -472,12 +480,13 @@ static int root_new(struct tree *tree, const char *volume, const char *name,
     if (r < 0)
         return r;
     struct entry *entry = calloc(1, sizeof(*entry));
-    struct opening *opening = entry ? opening_new(tree, volume, name) : NULL;
+    uint64_t file = tree_hash_stat(&archive);
+    struct opening *opening = entry ? opening_new(tree, volume, name, file) : NULL;
     if (!opening) {
         free(entry);
         return -ENOMEM;
     }
-    node_init(&entry->node, &entry_ops, INO_BROWSE | tree_hash_stat(&archive));
+    node_init(&entry->node, &entry_ops, INO_BROWSE | file);
     entry->node.waits = NODE_WAITS_GETATTR | NODE_WAITS_LOOKUP | NODE_WAITS_LIST;
     entry->opening = opening;
     entry->mtime = archive.st_mtim;

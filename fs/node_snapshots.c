@@ -52,7 +52,9 @@ static int now_open(struct node *node, const struct request *request, int flags,
         moment_open(((struct now_tar *)node)->moment, request_process(request), request->cancel);
     if (r < 0)
         return r;
-    *ret_opened = (struct opened){.caching = OPEN_KEEP_PAGES};
+    struct now_archive_info info = {0};
+    (void)moment_peek(((struct now_tar *)node)->moment, &info);
+    *ret_opened = (struct opened){.caching = OPEN_KEEP_PAGES, .bytes = info.bytes};
     return 0;
 }
 

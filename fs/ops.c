@@ -238,11 +238,31 @@ static void set_opened(struct fuse_file_info *fi, const struct node *node,
     fi->keep_cache = opened->caching == OPEN_KEEP_PAGES;
 }
 
-static int store(struct fuse_session *session, uint64_t ino, char *data, size_t len)
+static int store(struct fuse_session *session, uint64_t ino, uint64_t offset, char *data,
+                 size_t len)
 {
     struct fuse_bufvec contents = FUSE_BUFVEC_INIT(len);
     contents.buf[0].mem = data;
-    return fuse_lowlevel_notify_store(session, ino, 0, &contents, 0);
+    return fuse_lowlevel_notify_store(session, ino, (off_t)offset, &contents, 0);
+}
+
+/*
+ * Tells the kernel the size of a file that has got it just now.  It goes by what it
+ * was told at the lookup, unless somebody asks for attributes, as it does itself
+ * where it checks permissions, and as sendfile(2) does not.  The last page brings the
+ * size with it (linux, fs/fuse/dev.c, fuse_notify_store).
+ */
+static void give_size(struct call *call, const struct opened *opened)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (opened->bytes == 0 || call->front->kernel_checks)
+        return;
+    uint64_t at = (opened->bytes - 1) / page * page;
+    size_t len = (size_t)(opened->bytes - at);
+    cleanup_free char *data = malloc(page);
+    if (data && node_read(call->node, opened->handle, &call->request, data, len, at) ==
+                    (ssize_t)len)
+        (void)store(call->front->session, call->node->ino, at, data, len);
 }
 
 /*
@@ -260,7 +280,7 @@ static bool give_contents(struct call *call, const struct opened *opened)
         return false;
     cleanup_free char *data = NULL;
     ssize_t n = call->node->ops->read_whole(call->node, opened->handle, &call->request, &data);
-    int r = n > 0 ? store(front->session, ino, data, (size_t)n) : -ENODATA;
+    int r = n > 0 ? store(front->session, ino, 0, data, (size_t)n) : -ENODATA;
     if (prefill_end(front->prefills, prefill))
         return r == 0;
     (void)fuse_lowlevel_notify_inval_inode(front->session, ino, 0, 0);
@@ -279,6 +299,7 @@ static void run_open(struct call *call)
         opened.caching = OPEN_KEEP_PAGES;
     else
         prefill_none(call->front->prefills, call->node->ino);
+    give_size(call, &opened);
     call_quiet(call);
     set_opened(&call->fi, call->node, &opened);
     if (fuse_reply_open(call->req, &call->fi) == -ENOENT)

@@ -26,6 +26,7 @@ struct front {
     struct spool *spool;          /* whose disk statfs(2) tells of */
     struct cancel *stop;          /* raised: requests that wait give up */
     bool others_may_enter;        /* allow_other */
+    bool kernel_checks;           /* default_permissions: it asks for attributes at open */
 };
 
 extern const struct fuse_lowlevel_ops ops_table;

@@ -355,3 +355,8 @@ int option_help(struct buf *out)
     }
     return r < 0 ? r : buf_add_string(out, "\nEverything else: man mount.dvolfs\n");
 }
+
+bool option_kernel_checks(const struct config *config)
+{
+    return config->others_may_enter || geteuid() == 0;
+}

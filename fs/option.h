@@ -41,6 +41,10 @@ enum option_verdict {
 must_check int option_parse(int argc, char **argv, struct config *ret_config, struct fail *why);
 void config_done(struct config *config);
 
+/* Whether the kernel holds accesses to the modes that are shown.  Not where an
+ * ordinary user is alone in the mount: he sees all of the volumes in data/. */
+bool option_kernel_checks(const struct config *config);
+
 /* The text that -h prints; in a buffer of the caller's. */
 must_check int option_help(struct buf *out);
 

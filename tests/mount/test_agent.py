@@ -561,6 +561,16 @@ def test_an_ordinary_user(mount, namespace, engine, volume, scratch):
                       if facts["type"] != stat.S_IFSOCK}, tree.describe(out, exact=True))
 
 
+@pytest.mark.access("auto", "agent")
+def test_a_user_who_does_not_ask_for_the_size(mount, namespace, engine, filled):
+    """busybox cat asks for nothing before it sends the file, sendfile(2)."""
+    made = mount(user=mount.user(), namespace=namespace)
+    sent = made.home / "sent.tar"
+    assert made.run("sh", "-c", 'busybox cat "$1" >"$2"', "sh", made.now(filled),
+                    sent).returncode == 0
+    assert sent.read_bytes() == made.run("cat", made.now(filled), text=False, errors=None).stdout
+
+
 @pytest.mark.access("agent")
 def test_a_users_socket_is_in_his_own_directory(mount, namespace, engine, filled):
     made = mount(user=mount.user(), namespace=namespace)

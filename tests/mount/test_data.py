@@ -463,7 +463,7 @@ def test_a_container_that_does_so(mount, engine, volume, scratch):
                 assert file.read() == "inside"
                 seen += 1
         except OSError as failure:
-            assert failure.errno in (errno.ENOENT, errno.ESTALE), failure
+            assert failure.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE), failure
     assert seen and not listed
     os.close(directory)
 
@@ -617,13 +617,13 @@ def test_nothing_is_held_open_and_memory_is_given_back(mount, engine, volume):
     first, _ = walk()
     assert first <= before + 10, "descriptors are held"
     sizes = []
-    for _ in range(3):
+    for _ in range(5):
         forget()
         sizes.append(walk()[1])
     forget()
     assert made.descriptors() <= before + 10
     if not made.has_sanitizer():        # which keeps freed memory for a while
-        assert sizes[-1] <= sizes[0] + 1000, "what the kernel forgot is kept"
+        assert sizes[-1] <= sizes[0] + 2000, "what the kernel forgot is kept"
         assert sizes[-1] < 60_000
 
 

@@ -331,7 +331,7 @@ def test_no_room_in_the_volume(mount, engine, volume, scratch):
 
 
 # Long use.  Idle connections and threads come and go; a leak would be one a copy.
-IDLE_DESCRIPTORS, IDLE_THREADS = 20, 12   # libfuse keeps up to ten idle threads
+IDLE_DESCRIPTORS, IDLE_THREADS = 20, 24   # the session's own, and workers that end by and by
 
 
 def measure(made, engine):
