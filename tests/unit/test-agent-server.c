@@ -468,6 +468,22 @@ static void holes_are_found(void **state)
     assert_int_equal(seek(handle, 0, UINT32_MAX), -EINVAL);
 }
 
+/* What is written after it was asked for has no earlier ctime. */
+static void the_time_before_later_changes_is_told(void **state)
+{
+    (void)state;
+    struct answer answer cleanup_answer = ask(&client, (struct agent_request){.type = AGENT_SYNC});
+    run("printf x >f");
+    struct file_stat st = stat_of(&client, "f");
+    assert_int_equal(answer.frame.result, 0);
+    uint64_t packed[2];
+    assert_int_equal(answer.frame.bytes, sizeof(packed));
+    memcpy(packed, answer.payload, sizeof(packed));
+    int64_t s = (int64_t)le64toh(packed[0]), ns = (int64_t)le64toh(packed[1]);
+    assert_true(s < st.ctime.s || (s == st.ctime.s && ns <= st.ctime.ns));
+    assert_true(s == INT64_MIN || (s > st.ctime.s - 600 && ns < 1000000000));
+}
+
 /* ---- handles ----------------------------------------------------------------------- */
 
 static void a_wrong_handle_is_told(void **state)
@@ -981,6 +997,7 @@ int main(void)
         TEST(a_file_that_changes_its_size_is_no_harm),
         TEST(any_part_of_a_file_is_read),
         TEST(holes_are_found),
+        TEST(the_time_before_later_changes_is_told),
         TEST(the_disk_is_written_and_the_time_told),
         TEST(a_wrong_handle_is_told),
         TEST(senseless_numbers_are_refused),
