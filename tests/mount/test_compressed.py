@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from harness import kept, tree
@@ -49,11 +50,9 @@ def test_it_is_now_tar_compressed(mount, engine, filled, scratch, kind):
     assert int(run("wc", "-c", path).stdout.split()[0]) == len(data)
     (scratch / "x").write_bytes(data)
     assert run(*UNPACK[kind], scratch / "x").stdout == made.now(filled).read_bytes()
-    run(UNPACK[kind][0], "-t", scratch / "x") if kind == "zst" else run("gunzip", "-t", "-S", "x",
-                                                                        path)
+    run(UNPACK[kind][0], "-q", "-t", path)
     assert len(data) < made.now(filled).stat().st_size
     assert run("tar", "-taf", path).stdout == run("tar", "-tf", made.now(filled)).stdout
-    assert run("bsdtar", "-tf", path).stdout.splitlines()[0] == b"./"
     assert tree.tar_differences(path, engine.mountpoint(filled)) == []
     assert os.stat(path).st_mtime == os.stat(made.now(filled)).st_mtime
     if kind == "gz":
@@ -110,7 +109,7 @@ def large(engine, volume):
     name = volume()
     line = "".join(f"{n * n:x} " for n in range(100_000)).encode()
     with open(engine.mountpoint(name) / "much", "wb") as file:
-        for number in range(250):
+        for number in range(120):
             file.write(b"%d" % number + line)
     return name
 
@@ -129,8 +128,7 @@ def test_several_readers_share_one_making(mount, large, scratch, kind):
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert most == 1
     assert len({target.read_bytes() for target in targets}) == 1
-    run(UNPACK[kind][0], "-q", "-t", now(made, large, kind)) if kind == "zst" else run(
-        "gzip", "-t", now(made, large, kind))
+    run(UNPACK[kind][0], "-q", "-t", targets[0].rename(scratch / f"x.tar.{kind}"))
 
 
 @pytest.mark.parametrize("kind", UNPACK)
@@ -141,7 +139,9 @@ def test_it_ends_when_nobody_waits_any_more(mount, large, scratch, kind):
                  for n in range(2)]
     def compressing():
         return [job for job in kept.jobs(made) if job[0] == "compress" and int(job[2]) > 0]
-    wait_for(compressing, "it is being made")
+    wait_for(lambda: compressing() and all(
+        "fuse" in Path(f"/proc/{process.pid}/stack").read_text() for process in processes),
+             "it is being made, and both wait for it")
     processes[0].send_signal(signal.SIGINT)
     assert processes[0].wait(10) == -signal.SIGINT
     assert compressing(), "the other one waits for it"

@@ -20,6 +20,7 @@ def source(scratch):
     top = scratch / "source"
     top.mkdir()
     tree.faithful(top)
+    (top / "acls/huge id").unlink()     # libarchive reads no ids of ACLs over 2^31
     return top
 
 
@@ -76,7 +77,7 @@ TOOLS = {
     "cat": shell('cat "$1" >"$2"'), "bash": lambda archive, target: run(
         "bash", "-c", 'cat "$1" >"$2"', "bash", archive, target),
     "append": shell('cat "$1" >>"$2"'), "in parts": shell(
-        '{ head -c 3000; cat; } <"$1" >"$2"'),
+        '{ head -c 3000 || :; cat; } <"$1" >"$2"'),
     "dd": shell('dd if="$1" of="$2" bs=10k status=none'),
     "dd fsync": shell('dd if="$1" of="$2" bs=1M conv=fsync status=none'),
     "tee": shell('tee "$2" <"$1" >/dev/null'), "install": shell('install -m 644 "$1" "$2"'),
@@ -102,7 +103,9 @@ def test_every_tool_imports(mount, engine, volume, plain):
             b"port = 8080\n", tool
         assert not (kept.browse(made, name, snapshot) / "of the volume").exists(), tool
     assert len(kept.listed(made, name)) == len(TOOLS)
-    assert not [line for line in made.log().splitlines() if "not kept" in line]
+    in_parts = f"s{list(TOOLS).index('in parts')}.tar.zst"      # its first close is told
+    assert not [line for line in made.log().splitlines()
+                if "not kept" in line and in_parts not in line]
     assert kept.unfinished(made) == []
 
 

@@ -3,7 +3,6 @@ import errno
 import os
 import re
 import struct
-import subprocess
 from pathlib import Path
 
 from .command import run
@@ -72,12 +71,11 @@ def differences(one, other):
     """What rsync would change in either direction, to the nanosecond; sockets aside."""
     lines = []
     for a, b in ((one, other), (other, one)):
-        done = run("rsync", "-aHAX", "--no-specials", "--checksum", "--modify-window=-1",
-                   "--delete", "--dry-run", "--itemize-changes", f"{a}/", f"{b}/",
-                   stderr=subprocess.PIPE)
-        lines += [line for line in done.stdout.decode(errors="replace").splitlines()
-                  if not line.startswith("skipping non-regular file")]
-    return lines
+        done = run("rsync", "-aHAX", "--checksum", "--modify-window=-1", "--delete", "--dry-run",
+                   "--itemize-changes", f"{a}/", f"{b}/")
+        lines += done.stdout.decode(errors="replace").splitlines()
+    sockets = run("find", one, other, "-type", "s", "-printf", r"%P\n").stdout.decode().split("\n")
+    return [line for line in lines if line.split(" ", 1)[1].strip() not in sockets]
 
 
 def assert_kept(made, volume, name, top):
