@@ -50,9 +50,10 @@ static int make_parts(const struct config *config, struct parts *parts, struct f
     parts->front.stop = cancel_new();
     parts->front.prefills = prefills_new();
     parts->tree.inboxes = inboxes_new();
+    parts->tree.openings = openings_new();
     parts->jobs = jobs_new();
     if (!parts->makers || !parts->waiters || !parts->front.stop || !parts->front.prefills ||
-        !parts->tree.inboxes || !parts->jobs)
+        !parts->tree.inboxes || !parts->tree.openings || !parts->jobs)
         return fail_errno(why, ENOMEM, "starting");
     r = kept_start(&(struct kept_conf){.volumes = parts->volumes,
                                        .spool = parts->spool,
@@ -104,6 +105,7 @@ static void unmake(struct parts *parts)
     inode_table_free(parts->front.inodes);
     prefills_free(parts->front.prefills);
     inboxes_free(parts->tree.inboxes);
+    openings_free(parts->tree.openings);
     moments_stop(parts->moments);
     kept_stop(parts->kept);
     jobs_free(parts->jobs);

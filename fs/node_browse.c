@@ -17,6 +17,17 @@
 /* Files up to this go to the kernel whole when they are first opened. */
 #define SMALL_BYTES ((uint64_t)64 * 1024)
 
+/* Snapshots that are held open for nodes alone, of which the kernel may know any number;
+ * what is read or listed holds its own. */
+#define OPEN_SNAPSHOTS 64
+
+/* Those that hold one, used last first. */
+struct openings {
+    pthread_mutex_t lock;
+    struct opening *first, *last;
+    unsigned count;
+};
+
 /* What all nodes of one snapshot share. */
 struct opening {
     atomic_int refs;
@@ -24,9 +35,12 @@ struct opening {
     uint64_t file; /* a number that stands for the archive's file */
     char *volume;
     pthread_mutex_t lock;
-    char *name;                /* which it has now, as far as is known */
-    struct snapshot *snapshot; /* NULL: not opened yet; once set it stays */
-    atomic_bool told;          /* that it is damaged */
+    char *name;       /* which it has now, as far as is known */
+    atomic_bool told; /* that it is damaged */
+
+    /* Under the lock of tree->openings: */
+    struct snapshot *snapshot; /* NULL: not open, and in no list */
+    struct opening *before, *after;
 };
 
 struct entry {
@@ -40,10 +54,12 @@ struct entry {
 };
 
 struct handle {
+    struct snapshot *snapshot;
     struct snapshot_file file;
 };
 
 struct lister {
+    struct snapshot *snapshot;
     char *after; /* the last name given; NULL: none yet */
     bool at_end;
 };
@@ -52,17 +68,70 @@ static const struct node_ops entry_ops;
 
 /* ---- the snapshot ------------------------------------------------------------------ */
 
+struct openings *openings_new(void)
+{
+    struct openings *openings = calloc(1, sizeof(*openings));
+    if (openings)
+        (void)pthread_mutex_init(&openings->lock, NULL);
+    return openings;
+}
+
+void openings_free(struct openings *openings)
+{
+    if (!openings)
+        return;
+    (void)pthread_mutex_destroy(&openings->lock);
+    free(openings);
+}
+
+/* With the lock, like the next two. */
+static void link_first(struct openings *openings, struct opening *opening)
+{
+    opening->before = NULL;
+    opening->after = openings->first;
+    *(openings->first ? &openings->first->before : &openings->last) = opening;
+    openings->first = opening;
+    openings->count++;
+}
+
+static void unlink_from(struct openings *openings, struct opening *opening)
+{
+    *(opening->before ? &opening->before->after : &openings->first) = opening->after;
+    *(opening->after ? &opening->after->before : &openings->last) = opening->before;
+    openings->count--;
+}
+
+/* Its snapshot, which it holds no longer; NULL: it held none. */
+static struct snapshot *take_snapshot(struct openings *openings, struct opening *opening)
+{
+    if (opening->snapshot)
+        unlink_from(openings, opening);
+    return take(opening->snapshot);
+}
+
 static struct opening *opening_ref(struct opening *opening)
 {
     atomic_fetch_add(&opening->refs, 1);
     return opening;
 }
 
+/* Lets go of the snapshot. */
+static void drop(struct opening *opening)
+{
+    struct openings *openings = opening->tree->openings;
+    struct snapshot *snapshot;
+    {
+        scoped_lock(&openings->lock);
+        snapshot = take_snapshot(openings, opening);
+    }
+    snapshot_unref(snapshot);
+}
+
 static void opening_unref(struct opening *opening)
 {
     if (!opening || atomic_fetch_sub(&opening->refs, 1) != 1)
         return;
-    snapshot_unref(opening->snapshot);
+    drop(opening);
     (void)pthread_mutex_destroy(&opening->lock);
     free(opening->volume);
     free(opening->name);
@@ -98,30 +167,58 @@ static int tell(struct opening *opening, int r, const struct fail *why)
     return r == -EBADMSG ? -EIO : r;
 }
 
-/* The snapshot; it lives as long as the opening. */
+/* A reference to what it holds, or NULL. */
+static struct snapshot *held(struct opening *opening)
+{
+    struct openings *openings = opening->tree->openings;
+    scoped_lock(&openings->lock);
+    if (!opening->snapshot)
+        return NULL;
+    if (openings->first != opening) {
+        unlink_from(openings, opening);
+        link_first(openings, opening);
+    }
+    return snapshot_ref(opening->snapshot);
+}
+
+/* Holds a reference of its own, in place of whoever has not used his for longest. */
+static void hold(struct opening *opening, struct snapshot *snapshot)
+{
+    struct openings *openings = opening->tree->openings;
+    struct snapshot *gone = NULL;
+    {
+        scoped_lock(&openings->lock);
+        if (opening->snapshot) /* another thread was as quick */
+            return;
+        opening->snapshot = snapshot_ref(snapshot);
+        link_first(openings, opening);
+        if (openings->count > OPEN_SNAPSHOTS)
+            gone = take_snapshot(openings, openings->last);
+    }
+    snapshot_unref(gone);
+}
+
+/* The snapshot; a reference. */
 static int reach(struct opening *opening, struct cancel *cancel, struct snapshot **ret_snapshot)
 {
+    struct snapshot *snapshot = held(opening);
+    if (snapshot) {
+        *ret_snapshot = snapshot;
+        return 0;
+    }
     cleanup_free char *name = NULL;
     {
         scoped_lock(&opening->lock);
-        *ret_snapshot = opening->snapshot;
-        if (opening->snapshot)
-            return 0;
         name = strdup(opening->name);
     }
     if (!name)
         return -ENOMEM;
-    struct snapshot *snapshot;
     struct fail why = FAIL_INIT;
     int r = kept_open(opening->tree->kept, opening->volume, name, cancel, &snapshot, &why);
     if (r < 0)
         return r == -ENOENT ? -ESTALE : tell(opening, r, &why);
-    scoped_lock(&opening->lock);
-    if (opening->snapshot) /* another thread was as quick */
-        snapshot_unref(snapshot);
-    else
-        opening->snapshot = snapshot;
-    *ret_snapshot = opening->snapshot;
+    hold(opening, snapshot);
+    *ret_snapshot = snapshot;
     return 0;
 }
 
@@ -192,18 +289,20 @@ struct question {
     const char *name; /* of an attribute */
     struct buf *out;
     struct node *child;
-    struct snapshot_file *file;
+    struct handle *handle;
     struct fail why;
 };
 
 static int ask(struct entry *entry, uint64_t id, index_fn *fn, struct question *question,
                const struct request *request)
 {
-    int r = reach(entry->opening, request->cancel, &question->snapshot);
+    struct snapshot *snapshot cleanup_snapshot = NULL;
+    int r = reach(entry->opening, request->cancel, &snapshot);
     if (r < 0)
         return r;
     question->entry = entry;
-    r = index_get(snapshot_index(question->snapshot), id, fn, question, &question->why);
+    question->snapshot = snapshot;
+    r = index_get(snapshot_index(snapshot), id, fn, question, &question->why);
     return r == -EBADMSG || r == -EIO ? tell(entry->opening, r, &question->why) : r;
 }
 
@@ -248,12 +347,12 @@ static int entry_lookup(struct node *dir, const struct request *request, const c
                         struct node **ret_child, double *ret_seconds)
 {
     struct entry *entry = (struct entry *)dir;
-    struct question question = {.entry = entry};
-    int r = reach(entry->opening, request->cancel, &question.snapshot);
+    struct snapshot *snapshot cleanup_snapshot = NULL;
+    int r = reach(entry->opening, request->cancel, &snapshot);
     if (r < 0)
         return r;
-    r = index_find(snapshot_index(question.snapshot), entry->id, name, take_child, &question,
-                   &question.why);
+    struct question question = {.entry = entry, .snapshot = snapshot};
+    r = index_find(snapshot_index(snapshot), entry->id, name, take_child, &question, &question.why);
     if (r < 0)
         return tell(entry->opening, r, &question.why);
     *ret_child = question.child;
@@ -320,7 +419,10 @@ static int entry_list_xattrs(struct node *node, const struct request *request, s
 static int take_file(void *data, const struct index_entry *found)
 {
     struct question *question = data;
-    return snapshot_file_open(question->snapshot, found, question->file, &question->why);
+    int r = snapshot_file_open(question->snapshot, found, &question->handle->file, &question->why);
+    if (r == 0)
+        question->handle->snapshot = snapshot_ref(question->snapshot);
+    return r;
 }
 
 static int entry_open(struct node *node, const struct request *request, int flags,
@@ -331,7 +433,7 @@ static int entry_open(struct node *node, const struct request *request, int flag
     struct handle *handle = calloc(1, sizeof(*handle));
     if (!handle)
         return -ENOMEM;
-    struct question question = {.file = &handle->file};
+    struct question question = {.handle = handle};
     int r = ask(entry, entry->target, take_file, &question, request);
     if (r < 0) {
         free(handle);
@@ -350,7 +452,7 @@ static ssize_t entry_read(struct node *node, struct handle *handle, const struct
     (void)request;
     struct opening *opening = ((struct entry *)node)->opening;
     struct fail why = FAIL_INIT;
-    ssize_t n = snapshot_read(opening->snapshot, &handle->file, data, len, offset, &why);
+    ssize_t n = snapshot_read(handle->snapshot, &handle->file, data, len, offset, &why);
     return n < 0 ? tell(opening, (int)n, &why) : n;
 }
 
@@ -378,6 +480,7 @@ static void entry_release(struct node *node, struct handle *handle)
 {
     (void)node;
     snapshot_file_done(&handle->file);
+    snapshot_unref(handle->snapshot);
     free(handle);
 }
 
@@ -392,8 +495,11 @@ static int entry_list_open(struct node *node, const struct request *request,
     if (r < 0)
         return r;
     struct lister *lister = calloc(1, sizeof(*lister));
-    if (!lister)
+    if (!lister) {
+        snapshot_unref(snapshot);
         return -ENOMEM;
+    }
+    lister->snapshot = snapshot;
     *ret_lister = lister;
     return 0;
 }
@@ -408,8 +514,7 @@ struct emission {
 static int emit_entry(void *data, const struct index_entry *found)
 {
     struct emission *emission = data;
-    struct entry *child =
-        entry_new(emission->dir->opening, found, emission->dir->opening->snapshot);
+    struct entry *child = entry_new(emission->dir->opening, found, emission->lister->snapshot);
     char *after = strdup(found->file.name);
     if (!child || !after) {
         if (child)
@@ -436,8 +541,8 @@ static int entry_list_next(struct node *node, struct lister *lister, const struc
     cleanup_free char *after = lister->after ? strdup(lister->after) : NULL;
     if (lister->after && !after)
         return -ENOMEM;
-    int n = index_list(snapshot_index(entry->opening->snapshot), entry->id, after, LIST_COUNT,
-                       emit_entry, &emission, &why);
+    int n = index_list(snapshot_index(lister->snapshot), entry->id, after, LIST_COUNT, emit_entry,
+                       &emission, &why);
     if (n < 0)
         return tell(entry->opening, n, &why);
     lister->at_end = n < LIST_COUNT;
@@ -447,6 +552,7 @@ static int entry_list_next(struct node *node, struct lister *lister, const struc
 static void entry_list_close(struct node *node, struct lister *lister)
 {
     (void)node;
+    snapshot_unref(lister->snapshot);
     free(lister->after);
     free(lister);
 }

@@ -260,8 +260,8 @@ static void give_size(struct call *call, const struct opened *opened)
     uint64_t at = (opened->bytes - 1) / page * page;
     size_t len = (size_t)(opened->bytes - at);
     cleanup_free char *data = malloc(page);
-    if (data && node_read(call->node, opened->handle, &call->request, data, len, at) ==
-                    (ssize_t)len)
+    if (data &&
+        node_read(call->node, opened->handle, &call->request, data, len, at) == (ssize_t)len)
         (void)store(call->front->session, call->node->ino, at, data, len);
 }
 

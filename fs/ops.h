@@ -13,9 +13,10 @@
 
 #include <fuse_lowlevel.h>
 
-/* Read ahead of a reader; the kernel asks for at most 1 MiB at a time (256 pages,
- * fs/fuse/fuse_i.h). */
-#define READ_AHEAD_BYTES (1 << 20)
+/* Read ahead of a reader.  So much stays in a processor's cache between our copy and
+ * the reader's: measured with cp of 2 GiB, 256 and 384 KiB take 0.85 of the time that
+ * 128 KiB, 1 MiB and more do. */
+#define READ_AHEAD_BYTES (256 << 10)
 
 /* The session's user data; all must outlive the session. */
 struct front {

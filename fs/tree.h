@@ -40,6 +40,7 @@
 #define CONTROL_NAME ".dvolfs"
 
 struct inboxes;
+struct openings;
 
 struct tree {
     struct volumes *volumes;
@@ -47,6 +48,7 @@ struct tree {
     struct spool *spool;
     struct inboxes *inboxes;
     struct kept *kept;
+    struct openings *openings;
     struct jobs *jobs;
     struct log *log;
     struct timespec mounted_at; /* the mtime of what has no other */
@@ -89,6 +91,10 @@ void tree_fill_stat(const struct file_stat *from, struct stat *st);
 
 /* What every directory of fixed contents answers to getattr. */
 void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat);
+
+/* The snapshots that are open for browse/, of a mount.  NULL: out of memory. */
+must_check struct openings *openings_new(void);
+void openings_free(struct openings *openings);
 
 /* What was dropped into the restore/ directories of a mount, with its receipts. */
 must_check struct inboxes *inboxes_new(void);

@@ -21,6 +21,8 @@
 #include <sys/un.h>
 
 #define THREADS 4
+/* Of the pipe to whoever carries our stdout on: fewer wake-ups. */
+#define PIPE_BYTES (1 << 20)
 
 struct arguments {
     const char *nonce, *socket, *root;
@@ -98,6 +100,7 @@ int main(int argc, char **argv)
     if (root < 0)
         return fail(arguments.root, errno);
     cleanup_close int connection = connect_to(arguments.socket);
+    (void)fcntl(STDOUT_FILENO, F_SETPIPE_SZ, PIPE_BYTES); /* where it is one, and that is allowed */
     const struct agent_server server = {
         .root = root,
         .in = connection >= 0 ? connection : STDIN_FILENO,

@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* Files that are opened by one call. */
-#define BATCH 32
+#define BATCH 128
 /* After so many openings of others a reader in order has passed a file by. */
 #define STALE_OPENINGS (2 * AHEAD_MAX_FILES)
 

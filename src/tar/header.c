@@ -474,7 +474,7 @@ static int write_form(struct buf *out, const char *prefix, const struct tar_entr
 int tar_header_write(struct buf *out, const char *prefix, const struct tar_entry *entry)
 {
     assert(!prefix[0] || prefix[strlen(prefix) - 1] == '/');
-    return write_form(out, prefix, entry, &(struct form){0});
+    return write_form(out, prefix, entry, &(struct form){.acl_text = true});
 }
 
 /* Names as `tar -C DIR -c .` and the engine's archive calls write them. */

@@ -25,17 +25,17 @@
  * directory; prefix is "" or ends in '/'); a hard link's target gets the same
  * prefix.  The root entry ("") is prefix itself, or "./" where prefix is "".
  * The entry's extents are not looked at: the member is written as a plain
- * file of size_bytes, whose data and padding the caller appends.
+ * file of size_bytes, whose data and padding the caller appends.  ACLs among the
+ * attributes are written as SCHILY.acl.* too, for tars that take them only so.
  * Sockets have no type in tar: -EINVAL, as for any unknown type, a link without
  * a target, a root that is no directory.  -ENOMEM, -EMSGSIZE.
  */
 must_check int tar_header_write(struct buf *out, const char *prefix, const struct tar_entry *entry);
 
 /*
- * As tar_header_write with the prefix "./", and more: ACLs among the attributes
- * also as SCHILY.acl.*, and where entry has extents (not NULL) the records of GNU's
- * sparse format 1.0.  stored_bytes is what follows of such a file: its map and
- * its runs, each of which must begin at a whole block (GNU tar reads them so).
+ * As tar_header_write with the prefix "./", and where entry has extents (not NULL)
+ * with the records of GNU's sparse format 1.0.  stored_bytes is what follows of such a file: its
+ * map and its runs, each of which must begin at a whole block (GNU tar reads them so).
  */
 must_check int tar_header_write_stored(struct buf *out, const struct tar_entry *entry,
                                        uint64_t stored_bytes);
