@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/snapshot.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <xxhash.h>
+
+/* Of the archive, behind a frame that is read. */
+#define AHEAD_BYTES (2 << 20)
 
 struct snapshot {
     atomic_int refs;
@@ -130,9 +134,20 @@ struct load {
     struct fail *why;
 };
 
+/* Whoever reads in order will want what follows: a hint, so that the disk is not
+ * idle while a frame is decompressed. */
+static void expect_after(const struct snapshot *snapshot, size_t number)
+{
+    struct seekable_frame frame;
+    seekable_frame(snapshot->seekable, number, &frame);
+    (void)posix_fadvise(snapshot->fd, (off_t)(frame.file_offset + frame.file_bytes), AHEAD_BYTES,
+                        POSIX_FADV_WILLNEED);
+}
+
 static int load_frame(void *data, void *memory)
 {
     const struct load *load = data;
+    expect_after(load->snapshot, load->number);
     int r = seekable_read(load->snapshot->seekable, load->number, memory, load->why);
     return r == -EBADMSG || r == -EOVERFLOW ? -EIO : r;
 }
