@@ -115,6 +115,26 @@ static struct opening *opening_ref(struct opening *opening)
     return opening;
 }
 
+static bool is_of(struct opening *opening, const char *volume, const char *name)
+{
+    scoped_lock(&opening->lock);
+    return strcmp(opening->volume, volume) == 0 && strcmp(opening->name, name) == 0;
+}
+
+void openings_forget(struct openings *openings, const char *volume, const char *name)
+{
+    struct snapshot *snapshot = NULL;
+    {
+        scoped_lock(&openings->lock);
+        struct opening *at = openings->first;
+        while (at && !is_of(at, volume, name))
+            at = at->after;
+        if (at)
+            snapshot = take_snapshot(openings, at);
+    }
+    snapshot_unref(snapshot);
+}
+
 /* Lets go of the snapshot. */
 static void drop(struct opening *opening)
 {
@@ -679,6 +699,8 @@ static int browse_rmdir(struct node *node, const char *name)
     const struct browse *dir = (const struct browse *)node;
     struct fail why = FAIL_INIT;
     int r = kept_remove(dir->tree->kept, dir->volume, name, &why);
+    if (r == 0)
+        openings_forget(dir->tree->openings, dir->volume, name);
     log_event(dir->tree->log, "%s/browse/%s: %s", dir->volume, name,
               r < 0 ? fail_text(&why, r) : "removed");
     return r;

@@ -267,6 +267,8 @@ static int snapshots_unlink(struct node *node, const char *name)
         return r == -ENOENT && is_now_name(name) ? -EPERM : r;
     struct fail why = FAIL_INIT;
     r = kept_remove(dir->tree->kept, dir->volume, kept, &why);
+    if (r == 0)
+        openings_forget(dir->tree->openings, dir->volume, kept);
     log_event(dir->tree->log, "%s/snapshots/%s: %s", dir->volume, name,
               r < 0 ? fail_text(&why, r) : "removed");
     return r;

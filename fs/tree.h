@@ -95,6 +95,8 @@ void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat);
 /* The snapshots that are open for browse/, of a mount.  NULL: out of memory. */
 must_check struct openings *openings_new(void);
 void openings_free(struct openings *openings);
+/* The snapshot has gone: nothing but open files holds it any longer. */
+void openings_forget(struct openings *openings, const char *volume, const char *name);
 
 /* What was dropped into the restore/ directories of a mount, with its receipts. */
 must_check struct inboxes *inboxes_new(void);

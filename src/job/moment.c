@@ -26,6 +26,7 @@ enum state { NEW, MAKING, MADE, GONE };
 struct asker {
     pid_t process;
     bool opened;
+    unsigned lookups; /* of its threads, by which it has not been opened yet */
 };
 
 struct moment {
@@ -202,21 +203,38 @@ static struct asker *add_asker(struct moment *moment)
     return &moment->askers[moment->asker_count++];
 }
 
-static void note_asker(struct moment *moment, pid_t process, bool opens)
+/* NULL: it is gone, or there are too many. */
+static struct asker *note_asker(struct moment *moment, pid_t process)
 {
     if (moment->state == GONE)
-        return;
+        return NULL;
     struct asker *asker = find_asker(moment, process);
     if (!asker && (asker = add_asker(moment)))
         *asker = (struct asker){.process = process};
-    if (asker && opens)
-        asker->opened = true;
+    return asker;
+}
+
+static void note_lookup(struct moment *moment, pid_t process)
+{
+    struct asker *asker = note_asker(moment, process);
+    if (asker)
+        asker->lookups++;
+}
+
+static void note_open(struct moment *moment, pid_t process)
+{
+    struct asker *asker = note_asker(moment, process);
+    if (!asker)
+        return;
+    asker->opened = true;
+    if (asker->lookups > 0)
+        asker->lookups--;
 }
 
 static bool is_awaited(const struct moment *moment)
 {
     for (unsigned i = 0; i < moment->asker_count; i++)
-        if (!moment->askers[i].opened)
+        if (!moment->askers[i].opened || moment->askers[i].lookups > 0)
             return true;
     return false;
 }
@@ -263,7 +281,7 @@ struct moment *moment_find(struct moments *moments, const char *volume, enum now
         found = moment_new(moments, volume, format);
     /* Whoever looks a name up asks or opens next, and must find it still there. */
     if (found)
-        note_asker(found, process, false);
+        note_lookup(found, process);
     return found;
 }
 
@@ -382,7 +400,10 @@ static int ask(struct moment *moment, pid_t process, bool opens, struct cancel *
     struct cancel *making cleanup_cancel = NULL;
     {
         scoped_lock(&table->lock);
-        note_asker(moment, process, opens);
+        if (opens)
+            note_open(moment, process);
+        else
+            (void)note_asker(moment, process);
         r = wait_made(moment, cancel);
         if (r == 0 && opens)
             moment->opens++;

@@ -221,6 +221,7 @@ int now_archive_of(struct contents *contents, const struct now_archive_conf *con
     if (!archive)
         return fail_errno(why, ENOMEM, "volume %s", conf->volume);
     archive->contents = contents_ref(contents);
+    contents_hold(contents); /* a reader may pause for long */
     int r = lay_out(archive, cancel, why);
     if (r == 0)
         *ret_archive = take(archive);
@@ -300,6 +301,8 @@ void now_archive_free(struct now_archive *archive)
     vtar_free(archive->vtar);
     ahead_free(archive->ahead);
     layout_free(archive->layout);
+    if (archive->contents)
+        contents_let_go(archive->contents);
     contents_unref(archive->contents);
     cleanup_close_impl(&archive->fd);
     free(archive->name);

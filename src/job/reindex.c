@@ -64,7 +64,7 @@ static int look_at(int fd, struct cancel *cancel, struct index_about *ret_about,
     *ret_about = (struct index_about){.archive_bytes = (uint64_t)st.st_size,
                                       .seal = seekable_seal(seekable),
                                       .taken_s = st.st_mtim.tv_sec,
-                                      .consistency = "imported"};
+                                      .consistency = "unknown"};
     return sha256_of(fd, ret_about->archive_bytes, cancel, ret_about->sha256, why);
 }
 

@@ -275,6 +275,10 @@ static int sync_contents(struct taking *taking, struct contents *contents, struc
 {
     struct file_time moment = {0};
     int r = contents_sync(contents, cancel, &moment.s, &moment.ns);
+    if (r == -ETIMEDOUT) { /* a slow disk: nothing is settled then */
+        moment = (struct file_time){.s = INT64_MIN};
+        r = 0;
+    }
     if (r < 0)
         return fail_errno(why, -r, "volume %s", taking->conf->volume);
     if (moment.s >= INT64_MIN + TAKE_RECENT_MS / 1000)

@@ -36,7 +36,7 @@ struct index_about {
     uint64_t seal;          /* seekable_seal */
     uint8_t sha256[32];     /* of the file */
     int64_t taken_s;        /* seconds since 1970 */
-    char consistency[16];   /* "live", "paused", "stopped", "hooked", "imported" */
+    char consistency[16];   /* "live", "paused", "stopped", "hooked", "imported", "unknown" */
     uint64_t entries;
 };
 

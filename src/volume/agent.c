@@ -201,6 +201,19 @@ void agent_volume_leave(struct agent_volume *volume, struct agent_link *link)
     volume->idle_since = now_s();
 }
 
+void agent_volume_hold(struct agent_volume *volume)
+{
+    scoped_lock(&volume->agents->lock);
+    volume->works++;
+}
+
+void agent_volume_let_go(struct agent_volume *volume)
+{
+    scoped_lock(&volume->agents->lock);
+    volume->works--;
+    volume->idle_since = now_s();
+}
+
 /* ---- the reaper ---------------------------------------------------------------------- */
 
 static bool is_due(const struct agent_volume *volume, time_t now)

@@ -686,6 +686,16 @@ static int agent_sync(struct contents *contents, struct cancel *cancel, int64_t 
 
 /* ---- life --------------------------------------------------------------------------- */
 
+static void agent_hold(struct contents *contents)
+{
+    agent_volume_hold(volume_of(contents));
+}
+
+static void agent_let_go(struct contents *contents)
+{
+    agent_volume_let_go(volume_of(contents));
+}
+
 static void agent_free(struct contents *contents)
 {
     agent_volume_unref(volume_of(contents));
@@ -704,6 +714,8 @@ static const struct contents_ops agent_ops = {
     .close = agent_file_close,
     .open_many = agent_open_many,
     .sync = agent_sync,
+    .hold = agent_hold,
+    .let_go = agent_let_go,
     .free = agent_free,
     .way = "agent",
 };

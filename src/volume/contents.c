@@ -18,6 +18,18 @@ const char *contents_way(const struct contents *contents)
     return contents->ops->way;
 }
 
+void contents_hold(struct contents *contents)
+{
+    if (contents->ops->hold)
+        contents->ops->hold(contents);
+}
+
+void contents_let_go(struct contents *contents)
+{
+    if (contents->ops->let_go)
+        contents->ops->let_go(contents);
+}
+
 int contents_stat(struct contents *contents, const char *path, unsigned flags,
                   struct cancel *cancel, struct buf *ret_record)
 {

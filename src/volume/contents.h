@@ -49,6 +49,9 @@ struct contents_ops {
     void (*open_many)(struct contents *contents, struct contents_want *wants, size_t count,
                       struct cancel *cancel);
     int (*sync)(struct contents *contents, struct cancel *cancel, int64_t *ret_s, uint32_t *ret_ns);
+    /* Optional (NULL): see contents_hold. */
+    void (*hold)(struct contents *contents);
+    void (*let_go)(struct contents *contents);
     void (*free)(struct contents *contents);
     const char *way; /* "local", "agent" */
 };
@@ -73,6 +76,13 @@ DEFINE_CLEANUP(cleanup_contents_impl, struct contents, contents_unref)
 
 /* "local" or "agent". */
 const char *contents_way(const struct contents *contents);
+
+/*
+ * From hold to let_go the volume stays mounted where it is read: its files keep their
+ * device numbers, and an agent is there at once.
+ */
+void contents_hold(struct contents *contents);
+void contents_let_go(struct contents *contents);
 
 /* Adds the record of the file at path ("" is the root), with what flags ask for
  * (agent/inspect.h).

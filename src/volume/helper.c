@@ -548,7 +548,7 @@ static char *container_json(struct helpers *helpers, const struct helper_conf *c
               cJSON_AddStringToObject(labels, LABEL_VOLUME, conf->volume) &&
               cJSON_AddStringToObject(host, "NetworkMode", "none") &&
               /* With userns-remap the archive calls would shift ids one way
-               * only (moby issue 43698). */
+               * only. */
               cJSON_AddStringToObject(host, "UsernsMode", "host") &&
               cJSON_AddStringToObject(log, "Type", "none") && add_mounts(host, conf, mark) &&
               (conf->nonce ? add_agent(root, host, conf) : add_nothing(root));

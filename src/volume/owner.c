@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "volume/owner.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,15 +14,21 @@ struct owner {
     unsigned long long start;
 };
 
+/* Whether processes of others can be seen: with hidepid they cannot, proc(5). */
+static bool sees_all(void)
+{
+    return access("/proc/1/stat", F_OK) == 0;
+}
+
 /* The start time of a process; -ENOENT where there is none, or only what its parent has
- * not waited for. */
+ * not waited for; -EIO: it cannot be told. */
 static int read_start(int pid, unsigned long long *ret_start)
 {
     char path[64], text[1024];
     (void)snprintf(path, sizeof(path), "/proc/%d/stat", pid);
     FILE *file = fopen(path, "re");
     if (!file)
-        return -ENOENT;
+        return errno == ENOENT && sees_all() ? -ENOENT : -EIO;
     size_t len = fread(text, 1, sizeof(text) - 1, file);
     (void)fclose(file);
     text[len] = '\0';
@@ -87,5 +94,8 @@ enum owner_state owner_check(const char *owner, int64_t born_s)
     if (self.pidns != other.pidns)
         return OWNER_UNKNOWN;
     unsigned long long start;
-    return read_start(other.pid, &start) == 0 && start == other.start ? OWNER_ALIVE : OWNER_DEAD;
+    int r = read_start(other.pid, &start);
+    if (r == 0)
+        return start == other.start ? OWNER_ALIVE : OWNER_DEAD;
+    return r == -ENOENT ? OWNER_DEAD : OWNER_UNKNOWN;
 }
