@@ -134,7 +134,7 @@ static const struct option_row rows[] = {
     {"level", set_level, 0, "N", "level of zstd, 1 to 19 (3)"},
     {"cache", set_seconds, offsetof(struct config, cache_seconds), "SECONDS",
      "how long what was just asked may be trusted (1)"},
-    {"ro", pass_on, 0, NULL, "no restoring"},
+    {"ro", pass_on, 0, NULL, "nothing is restored or kept"},
     {"rw", pass_on, 0, NULL, NULL},
     {"allow_other", let_others_in, 0, NULL, "let other users in (mount.fuse3(8))"},
     {"allow_root", let_others_in, 0, NULL, NULL},
