@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/sysmacros.h>
 
 /* Records that a directory hands out at once. */
 #define LIST_BYTES ((size_t)32 * 1024)
@@ -143,22 +142,9 @@ static void let_go(struct live_volume *volume, const struct contents *contents)
 
 static const struct node_ops live_ops;
 
-/* splitmix64's finisher: every bit of the input tells in every bit of the output. */
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
 static uint64_t number_of(uint64_t volume, const struct file_stat *st)
 {
-    uint64_t x = mix(volume + 1);
-    x = mix(x ^ st->dev);
-    x = mix(x ^ st->ino);
-    x = mix(x ^ (uint64_t)st->birth.s);
-    x = mix(x ^ st->birth.ns);
-    return INO_LIVE | (x >> 3);
+    return INO_LIVE | tree_hash(tree_hash(volume, st->dev), file_identity(st));
 }
 
 static struct live *live_new(struct live_volume *volume, char *path, uint64_t number)
@@ -231,26 +217,6 @@ static char *join(const char *dir, const char *name)
 
 /* ---- asking ------------------------------------------------------------------------------- */
 
-static struct timespec timespec_of(const struct file_time *time)
-{
-    return (struct timespec){.tv_sec = time->s, .tv_nsec = time->ns};
-}
-
-static void fill_stat(const struct file_stat *from, uint64_t number, struct stat *st)
-{
-    st->st_ino = number;
-    st->st_mode = from->mode;
-    st->st_nlink = from->nlink;
-    st->st_uid = from->uid;
-    st->st_gid = from->gid;
-    st->st_rdev = makedev(from->rdev_major, from->rdev_minor);
-    st->st_size = (off_t)from->size_bytes;
-    st->st_blocks = (blkcnt_t)from->blocks;
-    st->st_mtim = timespec_of(&from->mtime);
-    st->st_ctim = timespec_of(&from->ctime);
-    st->st_atim = timespec_of(&from->atime);
-}
-
 /* A record of the node's file, as it is now, in *record (initialised). */
 struct asked {
     struct buf record;
@@ -316,7 +282,7 @@ static int live_getattr(struct node *node, const struct request *request, struct
     int r = ask(live, 0, request, &asked);
     if (r < 0)
         return r;
-    fill_stat(&asked.file.stat, node->ino, ret_stat);
+    tree_fill_stat(&asked.file.stat, ret_stat);
     atomic_store(&live->told_bytes, asked.file.stat.size_bytes);
     *ret_seconds = live->volume->tree->cache_seconds;
     return 0;
@@ -495,8 +461,8 @@ static int emit_child(struct live *live, const struct lister *lister, const stru
     struct live *child = live_new_of(live->volume, join(lister->path, file->name), &file->stat);
     if (!child)
         return -ENOMEM;
-    struct stat st = {.st_blksize = 1 << 20};
-    fill_stat(&file->stat, child->node.ino, &st);
+    struct stat st = {.st_ino = child->node.ino, .st_blksize = 1 << 20};
+    tree_fill_stat(&file->stat, &st);
     return emit(data, file->name, &child->node, &st, live->volume->tree->cache_seconds);
 }
 
