@@ -176,15 +176,29 @@ static struct opening *opening_new(struct tree *tree, const char *volume, const 
     return NULL;
 }
 
-/* Told once for a snapshot: the kernel asks again for what it did not get. */
+static char *name_of(struct opening *opening)
+{
+    scoped_lock(&opening->lock);
+    return strdup(opening->name);
+}
+
+/*
+ * Told once for a snapshot: the kernel asks again for what it did not get.  -EBADMSG is
+ * the index: the next who asks has it made again.
+ */
 static int tell(struct opening *opening, int r, const struct fail *why)
 {
-    if (r != -EINTR && r != -ENOENT && !atomic_exchange(&opening->told, true)) {
-        scoped_lock(&opening->lock);
-        log_event(opening->tree->log, "%s/browse/%s: %s", opening->volume, opening->name,
-                  fail_text(why, r));
-    }
-    return r == -EBADMSG ? -EIO : r;
+    struct tree *tree = opening->tree;
+    cleanup_free char *name = name_of(opening);
+    if (!name)
+        return -ENOMEM;
+    if (r != -EINTR && r != -ENOENT && !atomic_exchange(&opening->told, true))
+        log_event(tree->log, "%s/browse/%s: %s", opening->volume, name, fail_text(why, r));
+    if (r != -EBADMSG)
+        return r;
+    kept_drop_index(tree->kept, opening->volume, name);
+    openings_forget(tree->openings, opening->volume, name);
+    return -EIO;
 }
 
 /* A reference to what it holds, or NULL. */
@@ -226,17 +240,13 @@ static int reach(struct opening *opening, struct cancel *cancel, struct snapshot
         *ret_snapshot = snapshot;
         return 0;
     }
-    cleanup_free char *name = NULL;
-    {
-        scoped_lock(&opening->lock);
-        name = strdup(opening->name);
-    }
+    cleanup_free char *name = name_of(opening);
     if (!name)
         return -ENOMEM;
     struct fail why = FAIL_INIT;
     int r = kept_open(opening->tree->kept, opening->volume, name, cancel, &snapshot, &why);
     if (r < 0)
-        return r == -ENOENT ? -ESTALE : tell(opening, r, &why);
+        return r == -ENOENT ? -ESTALE : tell(opening, r == -EBADMSG ? -EIO : r, &why);
     hold(opening, snapshot);
     *ret_snapshot = snapshot;
     return 0;

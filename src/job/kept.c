@@ -406,6 +406,14 @@ int kept_remove(struct kept *kept, const char *volume, const char *name, struct 
     return r;
 }
 
+void kept_drop_index(struct kept *kept, const char *volume, const char *name)
+{
+    cleanup_free char *path = store_index_path(kept->store, volume, name);
+    if (path)
+        (void)unlink(path);
+    forget(kept, volume, name);
+}
+
 int kept_rename(struct kept *kept, const char *volume, const char *from, const char *to,
                 struct fail *why)
 {

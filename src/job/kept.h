@@ -57,6 +57,10 @@ must_check int kept_remove(struct kept *kept, const char *volume, const char *na
 must_check int kept_rename(struct kept *kept, const char *volume, const char *from, const char *to,
                            struct fail *why);
 
+/* Its index has turned out to be damaged: it is removed, and made again when the
+ * snapshot is opened next. */
+void kept_drop_index(struct kept *kept, const char *volume, const char *name);
+
 /*
  * Opens a snapshot to look into, a reference to the one that others have open if
  * there is such; makes its index first where there is no good one (which then takes
