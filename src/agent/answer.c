@@ -145,15 +145,11 @@ static int answer_open(const struct answers *answers, const struct agent_request
 {
     if (request->flags & ~(uint32_t)AGENT_WANT_FD || asks_for_too_much(request))
         return -EINVAL;
-    cleanup_close int fd = beneath_open_regular(answers->root, request->path, 0, 0);
+    struct file_stat st;
+    cleanup_close int fd =
+        inspect_open_file(answers->root, request->path, request->dev, request->identity, &st);
     if (fd < 0)
         return fd;
-    struct file_stat st;
-    int r = inspect_open(fd, &st);
-    if (r < 0)
-        return r;
-    if (st.dev != request->dev || file_identity(&st) != request->identity)
-        return -ESTALE;
     if (st.size_bytes <= request->bytes) {
         reply->flags |= AGENT_WHOLE;
         return add_contents(fd, (size_t)st.size_bytes, 0, reply);

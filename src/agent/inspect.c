@@ -67,6 +67,22 @@ int inspect_open(int fd, struct file_stat *ret)
     return read_stat(fd, "", ret);
 }
 
+int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identity,
+                      struct file_stat *ret_stat)
+{
+    cleanup_close int fd = beneath_open_regular(root, path, 0, 0);
+    if (fd < 0)
+        return fd;
+    struct file_stat st;
+    int r = inspect_open(fd, &st);
+    if (r < 0)
+        return r;
+    if (st.dev != dev || file_identity(&st) != identity)
+        return -ESTALE;
+    *ret_stat = st;
+    return take_fd(&fd);
+}
+
 /* The value of one attribute behind the packed ones; it may change its length
  * between asking for that and for it. */
 static int add_xattr(const char *path, const char *name, struct buf *packed)

@@ -53,6 +53,14 @@ int listing_fd(const struct listing *listing);
 must_check int inspect_open(int fd, struct file_stat *ret);
 
 /*
+ * Opens the regular file at path for reading, provided it is still the one of dev and
+ * identity (file_identity), and tells what it is.  The descriptor, or -ESTALE;
+ * errors of beneath_open_regular.
+ */
+must_check int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identity,
+                                 struct file_stat *ret_stat);
+
+/*
  * Writes what is dirty on the root's file system to the disk, so that whatever is
  * stored from now on changes a file's ctime, even through a mapping that was stored
  * to before: the kernel looks at the clock only where a page was clean.

@@ -140,15 +140,10 @@ static int local_file_open(struct contents *contents, const char *path, uint64_t
                            struct cancel *cancel, struct contents_file **ret_file)
 {
     (void)cancel;
-    cleanup_close int fd = beneath_open_regular(root_of(contents), path, 0, 0);
+    struct file_stat st;
+    cleanup_close int fd = inspect_open_file(root_of(contents), path, dev, id, &st);
     if (fd < 0)
         return fd;
-    struct file_stat st;
-    int r = inspect_open(fd, &st);
-    if (r < 0)
-        return r;
-    if (st.dev != dev || file_identity(&st) != id)
-        return -ESTALE;
     struct local_file *file = file_new(0);
     if (!file)
         return -ENOMEM;
