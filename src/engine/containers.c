@@ -143,32 +143,12 @@ int engine_container_create(struct engine *engine, const char *json, struct canc
 int engine_container_start(struct engine *engine, const char *id, struct cancel *cancel,
                            struct fail *why)
 {
-    cleanup_free char *escaped = engine_escape(id);
-    cleanup_free char *path = NULL;
-    if (!escaped || asprintf(&path, "/containers/%s/start", escaped) < 0) {
-        path = NULL;
-        return fail_errno(why, ENOMEM, "container");
-    }
-    return engine_call(
-        engine,
-        &(struct http_request){
-            .method = "POST", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        NULL, why);
+    return engine_command(engine, "POST", "/containers/%s/start", id, cancel, why);
 }
 
 int engine_container_remove(struct engine *engine, const char *id, struct cancel *cancel,
                             struct fail *why)
 {
-    cleanup_free char *escaped = engine_escape(id);
-    cleanup_free char *path = NULL;
     /* v=0: never a volume with it, not even an anonymous one. */
-    if (!escaped || asprintf(&path, "/containers/%s?force=1&v=0", escaped) < 0) {
-        path = NULL;
-        return fail_errno(why, ENOMEM, "container");
-    }
-    return engine_call(
-        engine,
-        &(struct http_request){
-            .method = "DELETE", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        NULL, why);
+    return engine_command(engine, "DELETE", "/containers/%s?force=1&v=0", id, cancel, why);
 }

@@ -174,3 +174,21 @@ char *engine_escape(const char *text)
     }
     return buf_take(&out);
 }
+
+int engine_command(struct engine *engine, const char *method, const char *path_format,
+                   const char *name, struct cancel *cancel, struct fail *why)
+{
+    const char *place = strstr(path_format, "%s");
+    cleanup_free char *escaped = engine_escape(name);
+    cleanup_free char *path = NULL;
+    if (!escaped || asprintf(&path, "%.*s%s%s", (int)(place - path_format), path_format, escaped,
+                             place + 2) < 0) {
+        path = NULL;
+        return fail_errno(why, ENOMEM, "%s", name);
+    }
+    return engine_call(
+        engine,
+        &(struct http_request){
+            .method = method, .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
+        NULL, why);
+}

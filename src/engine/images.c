@@ -32,17 +32,7 @@ int engine_image_import(struct engine *engine, const char *repo, const char *tag
 int engine_image_remove(struct engine *engine, const char *reference, struct cancel *cancel,
                         struct fail *why)
 {
-    cleanup_free char *escaped = engine_escape(reference);
-    cleanup_free char *path = NULL;
-    if (!escaped || asprintf(&path, "/images/%s", escaped) < 0) {
-        path = NULL;
-        return fail_errno(why, ENOMEM, "image %s", reference);
-    }
-    return engine_call(
-        engine,
-        &(struct http_request){
-            .method = "DELETE", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        NULL, why);
+    return engine_command(engine, "DELETE", "/images/%s", reference, cancel, why);
 }
 
 int engine_images_prune(struct engine *engine, const char *label, struct cancel *cancel,
@@ -53,15 +43,5 @@ int engine_images_prune(struct engine *engine, const char *label, struct cancel 
         filters = NULL;
         return fail_errno(why, ENOMEM, "images");
     }
-    cleanup_free char *escaped = engine_escape(filters);
-    cleanup_free char *path = NULL;
-    if (!escaped || asprintf(&path, "/images/prune?filters=%s", escaped) < 0) {
-        path = NULL;
-        return fail_errno(why, ENOMEM, "images");
-    }
-    return engine_call(
-        engine,
-        &(struct http_request){
-            .method = "POST", .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        NULL, why);
+    return engine_command(engine, "POST", "/images/prune?filters=%s", filters, cancel, why);
 }
