@@ -657,7 +657,7 @@ static int browse_lookup(struct node *node, const struct request *request, const
 {
     (void)request, (void)ret_seconds;
     const struct browse *dir = (const struct browse *)node;
-    return tree_is_kept_name(name) ? root_new(dir->tree, dir->volume, name, ret_child) : -ENOENT;
+    return store_is_name(name) ? root_new(dir->tree, dir->volume, name, ret_child) : -ENOENT;
 }
 
 struct naming {
@@ -668,8 +668,6 @@ struct naming {
 static int emit_name(void *data, const char *name)
 {
     const struct naming *naming = data;
-    if (!tree_is_kept_name(name))
-        return 0;
     return naming->emit(naming->data, name, INO_BROWSE, S_IFDIR);
 }
 
@@ -680,22 +678,12 @@ static int browse_list(struct node *node, node_emit_fn *emit, void *data)
     return store_list(kept_store(dir->tree->kept), dir->volume, emit_name, &naming, NULL);
 }
 
-/* That it is none at all is for kept_take to say. */
-static int check_name(const char *name, struct fail *why)
-{
-    if (tree_is_kept_name(name) || !store_is_name(name))
-        return 0;
-    return fail_set(why, EINVAL, "snapshots/%s.tar.zst is what is there at the moment", name);
-}
-
 static int browse_mkdir(struct node *node, const struct request *request, const char *name,
                         struct node **ret_child)
 {
     const struct browse *dir = (const struct browse *)node;
     struct fail why = FAIL_INIT;
-    int r = check_name(name, &why);
-    if (r == 0)
-        r = kept_take(dir->tree->kept, dir->volume, name, request->cancel, &why);
+    int r = kept_take(dir->tree->kept, dir->volume, name, request->cancel, &why);
     if (r < 0) {
         log_event(dir->tree->log, "%s/browse/%s: not taken: %s", dir->volume, name,
                   fail_text(&why, r));
@@ -722,9 +710,7 @@ static int browse_rename(struct node *node, const struct request *request, const
     (void)request, (void)no_replace; /* nothing is ever replaced */
     const struct browse *dir = (const struct browse *)node;
     struct fail why = FAIL_INIT;
-    int r = check_name(to, &why);
-    if (r == 0)
-        r = kept_rename(dir->tree->kept, dir->volume, from, to, &why);
+    int r = kept_rename(dir->tree->kept, dir->volume, from, to, &why);
     if (r < 0)
         log_event(dir->tree->log, "%s/browse/%s: not renamed: %s", dir->volume, from,
                   fail_text(&why, r));

@@ -127,7 +127,7 @@ static bool kept_name(const char *file_name, char name[256])
         return false;
     memcpy(name, file_name, len - suffix);
     name[len - suffix] = '\0';
-    return tree_is_kept_name(name);
+    return store_is_name(name);
 }
 
 static bool is_kept_name(const char *file_name)
@@ -232,8 +232,6 @@ struct naming {
 static int emit_kept(void *data, const char *name)
 {
     const struct naming *naming = data;
-    if (!tree_is_kept_name(name))
-        return 0;
     cleanup_free char *file_name = NULL;
     if (asprintf(&file_name, "%s" KEPT_SUFFIX, name) < 0) {
         file_name = NULL;

@@ -28,11 +28,6 @@ void tree_fill_stat(const struct file_stat *from, struct stat *st)
     st->st_atim = timespec_of(&from->atime);
 }
 
-bool tree_is_kept_name(const char *name)
-{
-    return store_is_name(name) && strcmp(name, "now") != 0;
-}
-
 /* splitmix64's finisher: every bit of the input tells in every bit of the output. */
 static uint64_t mix(uint64_t x)
 {

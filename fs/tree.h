@@ -78,9 +78,6 @@ must_check struct node *node_text_new(struct tree *tree, const char *where, cons
 must_check int node_kept_new(struct tree *tree, const char *volume, const char *name,
                              struct node **ret_node);
 
-/* Whether a kept snapshot may be called so: now.tar.zst is not one. */
-bool tree_is_kept_name(const char *name);
-
 /* 59 bits, for inode numbers. */
 uint64_t tree_hash(uint64_t a, uint64_t b);
 /* Of which file it is. */

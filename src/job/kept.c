@@ -311,7 +311,7 @@ static int check_name(const char *name, struct fail *why)
         return 0;
     return fail_set(why, EINVAL,
                     "%s is no name for a snapshot: letters, digits, '_', '-' and '.', a letter "
-                    "or digit first",
+                    "or digit first, and not now",
                     name);
 }
 
