@@ -398,5 +398,5 @@ int main(void)
         cmocka_unit_test(test_several_readers),
         cmocka_unit_test(test_ended_at_work),
     };
-    return cmocka_run_group_tests(tests, enter_test_dir, leave_test_dir);
+    return cmocka_run_group_tests(tests, enter_tar_test_dir, leave_test_dir);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "check.h"
+#include "scratch.h"
 
 #include "store/index.h"
 #include "store/pagefile.h"
@@ -16,30 +16,6 @@
 
 #define TREE_MAX 4000
 #define KEYS_MAX 300
-
-static char test_dir[] = "/tmp/test-index-XXXXXX";
-
-static int enter_test_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(test_dir) && chdir(test_dir) == 0 ? 0 : -1;
-}
-
-static printf_like(1, 2) int shell(const char *format, ...)
-{
-    char command[1024];
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(command, sizeof(command), format, args);
-    va_end(args);
-    return system(command);
-}
-
-static int leave_test_dir(void **state)
-{
-    (void)state;
-    return chdir("/") == 0 && shell("rm -rf %s", test_dir) == 0 ? 0 : -1;
-}
 
 static uint64_t random_state = 1;
 

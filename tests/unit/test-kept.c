@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Kept snapshots without an engine: archives that are brought, looked into, and managed. */
-#include "check.h"
+#include "scratch.h"
 
 #include "base/fd.h"
 #include "job/kept.h"
@@ -11,27 +11,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static char test_dir[] = "/tmp/test-kept-XXXXXX";
 static struct kept *kept;
 static struct spool *spool;
 static struct log *event_log;
 static struct jobs *jobs;
 
-static printf_like(1, 2) int shell(const char *format, ...)
-{
-    char command[2048];
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(command, sizeof(command), format, args);
-    va_end(args);
-    return system(command);
-}
-
 static int set_up(void **state)
 {
-    (void)state;
-    (void)strcpy(test_dir, "/tmp/test-kept-XXXXXX");
-    if (!mkdtemp(test_dir) || chdir(test_dir) < 0)
+    if (enter_test_dir(state) < 0)
         return -1;
     event_log = log_new(false);
     jobs = jobs_new();
@@ -53,14 +40,14 @@ static int tear_down(void **state)
     spool_close(spool);
     jobs_free(jobs);
     log_free(event_log);
-    return chdir("/") == 0 && shell("rm -rf %s", test_dir) == 0 ? 0 : -1;
+    return leave_test_dir(state);
 }
 
 /* A tree with one of each kind, and an archive of it made by tar(1). */
 static void make_archive(const char *options, const char *name)
 {
     assert_int_equal(
-        shell(
+        try_shell(
             "rm -rf tree && mkdir -p tree/a/b tree/c && seq 1 300000 >tree/a/numbers && "
             "echo text >tree/a/b/text && ln tree/a/b/text tree/c/link && ln -s ../a tree/c/sym && "
             "mkfifo tree/c/fifo && truncate -s 3M tree/c/hole && "
@@ -191,13 +178,13 @@ static void archives_of_all_kinds(void **state)
         struct snapshot *snapshot = must_open(name);
         check_tree(snapshot);
         snapshot_unref(snapshot);
-        assert_int_equal(shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst | "
+        assert_int_equal(try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst | "
                                "tar -C out -xf - && diff -r --no-dereference --exclude=fifo tree "
                                "out",
                                name),
                          0);
     }
-    assert_int_equal(shell("test -z \"$(ls -A store/.new)\""), 0);
+    assert_int_equal(try_shell("test -z \"$(ls -A store/.new)\""), 0);
 }
 
 /* What is kept can be brought again. */
@@ -207,7 +194,7 @@ static void our_own(void **state)
     make_archive("", "x.tar");
     must_import("x.tar", "one");
     must_import("store/volume/one.tar.zst", "two");
-    assert_int_equal(shell("zstd -dcq store/volume/one.tar.zst >1; zstd -dcq "
+    assert_int_equal(try_shell("zstd -dcq store/volume/one.tar.zst >1; zstd -dcq "
                            "store/volume/two.tar.zst | cmp - 1"),
                      0);
 }
@@ -217,7 +204,7 @@ static void not_an_archive(void **state)
     (void)state;
     struct fail why = FAIL_INIT;
     make_archive("", "x.tar");
-    assert_int_equal(shell("head -c 100000 x.tar >cut.tar; ln -s /etc out; echo x >tree/x; tar -cf "
+    assert_int_equal(try_shell("head -c 100000 x.tar >cut.tar; ln -s /etc out; echo x >tree/x; tar -cf "
                            "up.tar -P -C tree x --transform 's,x,../../x,'"),
                      0);
     assert_int_equal(import("cut.tar", "cut", &why), -EILSEQ);
@@ -227,14 +214,14 @@ static void not_an_archive(void **state)
     must_import("x.tar", "x");
     assert_int_equal(import("x.tar", "x", &why), -EEXIST);
     assert_int_equal(
-        shell("test -z \"$(ls -A store/.new)\" && test $(ls store/volume | wc -l) = 2"), 0);
+        try_shell("test -z \"$(ls -A store/.new)\" && test $(ls store/volume | wc -l) = 2"), 0);
 }
 
 /* The later member counts, links keep what they led to, directories may lack a member. */
 static void members_more_than_once(void **state)
 {
     (void)state;
-    assert_int_equal(shell("mkdir -p tree/d && echo first >tree/f && ln tree/f tree/l && "
+    assert_int_equal(try_shell("mkdir -p tree/d && echo first >tree/f && ln tree/f tree/l && "
                            "echo deep >tree/d/deep && tar -C tree -cf m.tar f l d/deep && "
                            "rm tree/f && echo second >tree/f && tar -C tree -rf m.tar f"),
                      0);
@@ -258,7 +245,7 @@ static void without_its_index(void **state)
     (void)state;
     make_archive("", "x.tar");
     must_import("x.tar", "x");
-    assert_int_equal(shell("mv store/volume/x.index index"), 0);
+    assert_int_equal(try_shell("mv store/volume/x.index index"), 0);
     struct snapshot *snapshot = must_open("x");
     check_tree(snapshot);
     struct index_about about;
@@ -267,12 +254,12 @@ static void without_its_index(void **state)
     char hex[65];
     for (size_t i = 0; i < sizeof(about.sha256); i++)
         (void)snprintf(hex + 2 * i, 3, "%02x", about.sha256[i]);
-    assert_int_equal(shell("echo '%s  store/volume/x.tar.zst' | sha256sum --check --status", hex),
+    assert_int_equal(try_shell("echo '%s  store/volume/x.tar.zst' | sha256sum --check --status", hex),
                      0);
     /* It is the same that was made with the snapshot. */
     assert_int_equal(kept_rename(kept, "volume", "x", "y", NULL), 0);
     assert_int_equal(access("store/volume/y.index", F_OK), 0);
-    assert_int_equal(shell("head -c 5000 /dev/zero >store/volume/y.index"), 0);
+    assert_int_equal(try_shell("head -c 5000 /dev/zero >store/volume/y.index"), 0);
     snapshot = must_open("y");
     check_tree(snapshot);
     snapshot_unref(snapshot);
@@ -282,7 +269,7 @@ static void put_there_by_hand(void **state)
 {
     (void)state;
     make_archive("--zstd", "x.tar.zst");
-    assert_int_equal(shell("mkdir -p store/volume && cp x.tar.zst store/volume/hand.tar.zst"), 0);
+    assert_int_equal(try_shell("mkdir -p store/volume && cp x.tar.zst store/volume/hand.tar.zst"), 0);
     struct snapshot *snapshot;
     struct fail why = FAIL_INIT;
     assert_int_equal(kept_open(kept, "volume", "hand", NULL, &snapshot, &why), -EBADMSG);
@@ -342,7 +329,7 @@ static void many_opened(void **state)
     (void)state;
     make_archive("", "x.tar");
     must_import("x.tar", "x");
-    assert_int_equal(shell("cd store/volume && for i in $(seq 100); do cp x.tar.zst n$i.tar.zst; "
+    assert_int_equal(try_shell("cd store/volume && for i in $(seq 100); do cp x.tar.zst n$i.tar.zst; "
                            "cp x.index n$i.index; done"),
                      0);
     for (unsigned i = 1; i <= 100; i++) {
@@ -350,7 +337,7 @@ static void many_opened(void **state)
         (void)snprintf(name, sizeof(name), "n%u", i);
         snapshot_unref(must_open(name));
     }
-    assert_int_equal(shell("test $(ls /proc/%d/fd | wc -l) -lt 90", (int)getpid()), 0);
+    assert_int_equal(try_shell("test $(ls /proc/%d/fd | wc -l) -lt 90", (int)getpid()), 0);
 }
 
 /* ---- jobs ------------------------------------------------------------------------------------ */
@@ -425,7 +412,7 @@ static void squeezed(void **state)
         assert_int_equal(bytes, st.st_size);
         assert_int_equal(fstat(in, &st), 0);
         assert_int_equal(job.done_bytes, st.st_size);
-        assert_int_equal(shell("%s -dc <squeezed | cmp - x.tar", i == 0 ? "gzip" : "zstd"), 0);
+        assert_int_equal(try_shell("%s -dc <squeezed | cmp - x.tar", i == 0 ? "gzip" : "zstd"), 0);
     }
 }
 

@@ -232,7 +232,7 @@ static int make_cases(void **state)
     add_tree_cases();
     add_other_cases();
     add_sparse_cases();
-    return enter_test_dir(state);
+    return enter_tar_test_dir(state);
 }
 
 static int drop_cases(void **state)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "check.h"
+#include "scratch.h"
 
 #include "base/buf.h"
 #include "base/fd.h"
@@ -19,30 +19,6 @@
 
 #define ARCHIVE_BYTES 100000
 #define INDEX_BYTES 30000
-
-static char test_dir[] = "/tmp/test-store-XXXXXX";
-
-static int enter_test_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(test_dir) && chdir(test_dir) == 0 ? 0 : -1;
-}
-
-static printf_like(1, 2) int shell(const char *format, ...)
-{
-    char command[1024];
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(command, sizeof(command), format, args);
-    va_end(args);
-    return system(command);
-}
-
-static int leave_test_dir(void **state)
-{
-    (void)state;
-    return chdir("/") == 0 && shell("rm -rf %s", test_dir) == 0 ? 0 : -1;
-}
 
 /* ---- a store of its own for each test ---------------------------------------------- */
 
@@ -249,7 +225,7 @@ static void renames(void **state)
     assert_int_equal(store_rename(store, "w", "a", "d", NULL), -ENOENT);
     /* One without an index does not get a stranger's. */
     assert_int_equal(unlink("rename/v/c.index"), 0);
-    assert_int_equal(shell("cp rename/v/b.index rename/v/e.index"), 0);
+    assert_int_equal(try_shell("cp rename/v/b.index rename/v/e.index"), 0);
     assert_int_equal(store_rename(store, "v", "c", "e", NULL), 0);
     assert_int_equal(access("rename/v/e.index", F_OK), -1);
     assert_int_equal(count_files("rename/v"), 3);
@@ -290,7 +266,7 @@ static void newest(void **state)
     publish(store, "v", "z", 'z');
     publish(store, "v", "a", 'a');
     publish(store, "v", "m", 'm');
-    assert_int_equal(shell("touch -d @1000000001.5 newest/v/a.tar.zst && "
+    assert_int_equal(try_shell("touch -d @1000000001.5 newest/v/a.tar.zst && "
                            "touch -d @1000000001.4 newest/v/z.tar.zst && "
                            "touch -d @1000000000.9 newest/v/m.tar.zst"),
                      0);
@@ -305,7 +281,7 @@ static void what_is_no_snapshot(void **state)
     int count = 0;
     struct store *store cleanup_store = open_store("no-snapshot");
     publish(store, "v", "real", 'r');
-    assert_int_equal(shell("cd no-snapshot/v && touch .hidden.tar.zst a.tar 'a b.tar.zst' "
+    assert_int_equal(try_shell("cd no-snapshot/v && touch .hidden.tar.zst a.tar 'a b.tar.zst' "
                            ".tar.zst x.index && mkdir dir.tar.zst && mkfifo fifo.tar.zst && "
                            "ln -s real.tar.zst link.tar.zst"),
                      0);
@@ -345,7 +321,7 @@ static void no_store(void **state)
     (void)state;
     struct fail why = FAIL_INIT;
     struct store *store = NULL;
-    assert_int_equal(shell("touch a-file && mkdir linked && ln -s /tmp linked/.new"), 0);
+    assert_int_equal(try_shell("touch a-file && mkdir linked && ln -s /tmp linked/.new"), 0);
     assert_int_equal(store_open("a-file", &store, &why), -ENOTDIR);
     assert_true(why.text[0] != '\0');
     assert_true(store_open("linked", &store, NULL) < 0);
@@ -360,7 +336,7 @@ static void sweeps(void **state)
     struct store_new mine cleanup_store_new = STORE_NEW_INIT;
     struct store *first cleanup_store = open_store("sweep");
     assert_int_equal(store_new_file(first, &mine, NULL), 0);
-    assert_int_equal(shell("touch sweep/.new/left sweep/.new/over && mkdir sweep/.new/dir"), 0);
+    assert_int_equal(try_shell("touch sweep/.new/left sweep/.new/over && mkdir sweep/.new/dir"), 0);
     struct store *second cleanup_store = open_store("sweep");
     assert_int_equal(count_files("sweep/.new"), 2); /* mine, and what nobody of us made */
     assert_int_equal(access(mine.path, F_OK), 0);
@@ -624,7 +600,7 @@ static void index_in_the_way(void **state)
     struct fail why = FAIL_INIT;
     struct stat st;
     struct store *store cleanup_store = open_store("in-the-way");
-    assert_int_equal(shell("mkdir -p in-the-way/v/a.index/full"), 0);
+    assert_int_equal(try_shell("mkdir -p in-the-way/v/a.index/full"), 0);
     assert_true(try_publish(store, "v", "a", 'a', &why) < 0);
     assert_true(why.text[0] != '\0');
     assert_int_equal(store_stat(store, "v", "a", &st), -ENOENT);
@@ -637,14 +613,14 @@ static void shared_blocks(void **state)
 {
     (void)state;
     assert_int_equal(mkdir("xfs", 0700), 0);
-    if (shell("truncate -s 400M xfs.img && mkfs.xfs -q -m reflink=1 xfs.img 2>/dev/null && "
+    if (try_shell("truncate -s 400M xfs.img && mkfs.xfs -q -m reflink=1 xfs.img 2>/dev/null && "
               "mount -o loop xfs.img xfs 2>/dev/null") != 0)
         skip(); /* that takes root, a loop device and xfsprogs */
     struct store *store = open_store("xfs/store");
     unsigned bytes = store_block_bytes(store);
     store_close(store);
     assert_int_equal(count_files("xfs/store/.new"), 0);
-    assert_int_equal(shell("umount xfs"), 0);
+    assert_int_equal(try_shell("umount xfs"), 0);
     assert_int_equal(bytes, 4096);
 }
 

@@ -3,7 +3,7 @@
  * Snapshots of a directory, one after another, with one change between two of them: each
  * must be, byte for byte, what it is in a store that has no other.
  */
-#include "check.h"
+#include "scratch.h"
 
 #include "base/fd.h"
 #include "job/take.h"
@@ -29,29 +29,10 @@
 #define DIRECTORIES 40
 #define FILES 12
 
-static char test_dir[] = "/tmp/test-take-XXXXXX";
-
-static int enter_test_dir(void **state)
+static int leave(void **state)
 {
-    (void)state;
-    return mkdtemp(test_dir) && chdir(test_dir) == 0 ? 0 : -1;
-}
-
-static printf_like(1, 2) int shell(const char *format, ...)
-{
-    char command[2048];
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(command, sizeof(command), format, args);
-    va_end(args);
-    return system(command);
-}
-
-static int leave_test_dir(void **state)
-{
-    (void)state;
-    (void)shell("umount -l %s/disk 2>/dev/null", test_dir);
-    return chdir("/") == 0 && shell("rm -rf %s", test_dir) == 0 ? 0 : -1;
+    (void)try_shell("umount -l %s/disk 2>/dev/null", test_dir);
+    return leave_test_dir(state);
 }
 
 /* ---- the tree ------------------------------------------------------------------------ */
@@ -205,7 +186,7 @@ static struct take_result take_in(const char *dir, const char *name)
 /* Nothing is left of what was not finished. */
 static void check_nothing_left(const char *dir)
 {
-    assert_int_equal(shell("test -z \"$(ls -A %s/.new)\"", dir), 0);
+    assert_int_equal(try_shell("test -z \"$(ls -A %s/.new)\"", dir), 0);
 }
 
 /* Takes one in the store that has others, and in one that has none. */
@@ -213,12 +194,12 @@ static struct take_result take_both(const char *name)
 {
     struct take_result result = take_in("store", name);
     unsigned openings = atomic_load(&opened);
-    assert_int_equal(shell("rm -rf alone"), 0);
+    assert_int_equal(try_shell("rm -rf alone"), 0);
     struct take_result full = take_in("alone", name);
     assert_int_equal(full.taken_frames, 0);
     assert_int_equal(result.frames, full.frames);
     assert_int_equal(result.bytes, full.bytes);
-    if (shell("cmp store/volume/%s.tar.zst alone/volume/%s.tar.zst", name, name))
+    if (try_shell("cmp store/volume/%s.tar.zst alone/volume/%s.tar.zst", name, name))
         fail_msg("%s is not what it is alone", name);
     check_nothing_left("store");
     atomic_store(&opened, openings);
@@ -229,12 +210,12 @@ static struct take_result take_both(const char *name)
 static void check_by_tools(const char *name, const char *link_directory)
 {
     assert_int_equal(
-        shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst >out.tar", name), 0);
-    assert_int_equal(shell("tar -C out --xattrs --xattrs-include='user.*' -xf out.tar"), 0);
-    assert_int_equal(shell("diff -r --no-dereference --exclude=fifo tree out"), 0);
+        try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst >out.tar", name), 0);
+    assert_int_equal(try_shell("tar -C out --xattrs --xattrs-include='user.*' -xf out.tar"), 0);
+    assert_int_equal(try_shell("diff -r --no-dereference --exclude=fifo tree out"), 0);
     assert_int_equal(
-        shell("test out/d03/f03 -ef out/%s/link && test -p out/d05/fifo", link_directory), 0);
-    assert_int_equal(shell("rm -rf out out.tar"), 0);
+        try_shell("test out/d03/f03 -ef out/%s/link && test -p out/d05/fifo", link_directory), 0);
+    assert_int_equal(try_shell("rm -rf out out.tar"), 0);
 }
 
 /* ---- changes that leave no trace but a ctime ------------------------------------------------ */
@@ -495,16 +476,16 @@ static void hide_directory(void)
 /* Files that are gone when they are read, and then back, with the ctimes they had. */
 static void gone_for_a_while(void)
 {
-    assert_int_equal(shell("rm -r store"), 0);
+    assert_int_equal(try_shell("rm -r store"), 0);
     before_first = hide_directory;
     (void)take_in("store", "without");
     before_first = NULL;
-    assert_int_equal(shell("zstd -dcq store/volume/without.tar.zst | tar tf - >names"), 0);
-    assert_int_not_equal(shell("grep -q d38/f names"), 0);
+    assert_int_equal(try_shell("zstd -dcq store/volume/without.tar.zst | tar tf - >names"), 0);
+    assert_int_not_equal(try_shell("grep -q d38/f names"), 0);
     assert_int_equal(rename("hidden", "tree/d38"), 0);
     struct take_result result = take_both("with");
     assert_true(result.taken_frames > 0 && result.read_bytes > 0);
-    assert_int_equal(shell("zstd -dcq store/volume/with.tar.zst | tar tf - | grep -q d38/f"), 0);
+    assert_int_equal(try_shell("zstd -dcq store/volume/with.tar.zst | tar tf - | grep -q d38/f"), 0);
 }
 
 static void remove_first_name(void)
@@ -519,10 +500,10 @@ static void first_name_gone(void)
     before_first = remove_first_name;
     (void)take_in("store", "links");
     before_first = NULL;
-    assert_int_equal(shell("rm -rf out && mkdir out && zstd -dcq store/volume/links.tar.zst | "
+    assert_int_equal(try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/links.tar.zst | "
                            "tar -C out -xf - && diff -r --no-dereference --exclude=fifo tree out"),
                      0);
-    assert_int_equal(shell("rm -r out"), 0);
+    assert_int_equal(try_shell("rm -r out"), 0);
 }
 
 static struct cancel *cancel;
@@ -537,7 +518,7 @@ static void given_up(void)
     struct take_result result;
     cancel = cancel_new();
     assert_non_null(cancel);
-    assert_int_equal(shell("rm -r store"), 0);
+    assert_int_equal(try_shell("rm -r store"), 0);
     before_first = raise_cancel;
     assert_int_equal(try_take("store", "given-up", cancel, &result, NULL), -EINTR);
     before_first = NULL;
@@ -652,7 +633,7 @@ static void with_a_damaged_index(void)
     for (unsigned i = 0; i < 12; i++) {
         char name[32];
         (void)snprintf(name, sizeof(name), "damaged-%u", i);
-        assert_int_equal(shell("for index in store/volume/*.index; do "
+        assert_int_equal(try_shell("for index in store/volume/*.index; do "
                                "printf X%u | dd of=$index bs=1 seek=$((%u * 4099)) conv=notrunc "
                                "status=none; done",
                                i, i),
@@ -663,7 +644,7 @@ static void with_a_damaged_index(void)
 
 static void with_a_cut_archive(void)
 {
-    assert_int_equal(shell("truncate -s -1000 store/volume/*.tar.zst"), 0);
+    assert_int_equal(try_shell("truncate -s -1000 store/volume/*.tar.zst"), 0);
     struct take_result result = take_both("after-cut");
     assert_int_equal(result.taken_frames, 0);
 }
@@ -683,9 +664,9 @@ static bool have_own_mounts(void)
 static void on(const char *mkfs, bool is_shared)
 {
     if (!have_own_mounts() ||
-        shell("PATH=$PATH:/sbin:/usr/sbin; truncate -s 600M image && %s image >/dev/null 2>&1",
+        try_shell("PATH=$PATH:/sbin:/usr/sbin; truncate -s 600M image && %s image >/dev/null 2>&1",
               mkfs) ||
-        shell("mount -o loop image disk 2>/dev/null"))
+        try_shell("mount -o loop image disk 2>/dev/null"))
         skip();
     assert_int_equal(chdir("disk"), 0);
     make_tree();
@@ -700,7 +681,7 @@ static void on(const char *mkfs, bool is_shared)
     with_a_damaged_index();
     with_a_cut_archive();
     assert_int_equal(chdir(".."), 0);
-    assert_int_equal(shell("umount -l disk && rm image"), 0);
+    assert_int_equal(try_shell("umount -l disk && rm image"), 0);
 }
 
 static void on_ext4(void **state)
@@ -759,5 +740,5 @@ int main(void)
         cmocka_unit_test(on_ext4),  cmocka_unit_test(on_xfs),         cmocka_unit_test(on_btrfs),
         cmocka_unit_test(on_tmpfs), cmocka_unit_test(on_a_full_disk),
     };
-    return cmocka_run_group_tests(tests, enter_test_dir, leave_test_dir);
+    return cmocka_run_group_tests(tests, enter_test_dir, leave);
 }

@@ -389,5 +389,5 @@ int main(void)
         cmocka_unit_test(test_damage),        cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_many_names),    cmocka_unit_test(test_sentences_are_printable),
     };
-    return cmocka_run_group_tests(tests, enter_test_dir, leave_test_dir);
+    return cmocka_run_group_tests(tests, enter_tar_test_dir, leave_test_dir);
 }

@@ -87,7 +87,7 @@ static const char show_py[] =
 
 static int make_tree(void **state)
 {
-    if (enter_test_dir(state) < 0)
+    if (enter_tar_test_dir(state) < 0)
         return -1;
     spill("tree.py", tree_py, strlen(tree_py));
     spill("show.py", show_py, strlen(show_py));
@@ -131,7 +131,7 @@ static void test_unpacks_the_same(unused_arg void **state)
     };
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         print_message("%s\n", commands[i]);
-        must_system(commands[i]);
+        shell("%s", commands[i]);
         compare_unpacked("t.tar");
     }
 }

@@ -353,5 +353,5 @@ int main(void)
         cmocka_unit_test(test_attribute_names),
         cmocka_unit_test(test_clean_name),
     };
-    return cmocka_run_group_tests(tests, enter_test_dir, leave_test_dir);
+    return cmocka_run_group_tests(tests, enter_tar_test_dir, leave_test_dir);
 }

@@ -6,6 +6,8 @@
 #ifndef DVOLFS_TEST_TAR_H
 #define DVOLFS_TEST_TAR_H
 
+#include "scratch.h"
+
 #include "base/buf.h"
 #include "tar/header.h"
 #include "tar/reader.h"
@@ -30,41 +32,13 @@
 /* A string that may be given where the owner of a tar_entry would put his own. */
 #define STR(text) ((char[]){text})
 
-static char test_dir[] = "/tmp/test-tar-XXXXXX";
-
-static inline void must_system(const char *command)
-{
-    int status = system(command);
-    if (status != 0)
-        fail_msg("status %d: %s", status, command);
-}
-
-/* Runs a shell command in the temporary directory. */
-static inline void printf_like(1, 2) shell(const char *format, ...)
-{
-    char *command = NULL;
-    va_list args;
-    va_start(args, format);
-    assert_true(vasprintf(&command, format, args) >= 0);
-    va_end(args);
-    must_system(command);
-    free(command);
-}
-
-static inline int enter_test_dir(unused_arg void **state)
+/* As enter_test_dir, where names are bytes and modes as they are given. */
+static inline int enter_tar_test_dir(void **state)
 {
     (void)setlocale(LC_CTYPE, "C.UTF-8");
     (void)setenv("LC_ALL", "C.UTF-8", 1);
     (void)umask(022);
-    return mkdtemp(test_dir) && chdir(test_dir) == 0 ? 0 : -1;
-}
-
-static inline int leave_test_dir(unused_arg void **state)
-{
-    char command[64];
-    (void)chdir("/");
-    (void)snprintf(command, sizeof(command), "rm -rf %s", test_dir);
-    return system(command);
+    return enter_test_dir(state);
 }
 
 static inline void slurp(const char *path, struct buf *bytes)

@@ -1294,5 +1294,5 @@ int main(void)
         cmocka_unit_test(test_offsets_beyond_4_gib),
         cmocka_unit_test(test_an_archive_of_nothing),
     };
-    return cmocka_run_group_tests(tests, enter_test_dir, leave_test_dir);
+    return cmocka_run_group_tests(tests, enter_tar_test_dir, leave_test_dir);
 }
