@@ -617,13 +617,15 @@ def test_nothing_is_held_open_and_memory_is_given_back(mount, engine, volume):
     first, _ = walk()
     assert first <= before + 10, "descriptors are held"
     sizes = []
-    for _ in range(5):
+    for _ in range(12):
         forget()
         sizes.append(walk()[1])
     forget()
     assert made.descriptors() <= before + 10
     if not made.has_sanitizer():        # which keeps freed memory for a while
-        assert sizes[-1] <= sizes[0] + 2000, "what the kernel forgot is kept"
+        # At first malloc's own holes grow, by less each time.  What is kept of 8 times
+        # 6021 files would be more than this.
+        assert sizes[-1] <= sizes[3] + 4000, f"what the kernel forgot is kept: {sizes}"
         assert sizes[-1] < 60_000
 
 
