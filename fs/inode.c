@@ -3,9 +3,13 @@
 
 /* uthash must not end the process when memory is short. */
 #define HASH_NONFATAL_OOM 1
+#include <malloc.h>
 #include <uthash.h>
 
 #define ROOT_INO 1
+/* After so many forgotten nodes what malloc has of them goes back to the system: it is in
+ * pieces among what stays, and malloc gives back no more than the end by itself. */
+#define FORGOTTEN_BEFORE_TRIM 16384
 
 struct slot {
     uint64_t ino;
@@ -17,6 +21,7 @@ struct slot {
 struct inode_table {
     pthread_mutex_t lock;
     struct slot *slots;
+    uint64_t forgotten;
 };
 
 /* With the lock. */
@@ -105,6 +110,7 @@ struct node *inode_table_get(struct inode_table *table, uint64_t ino)
 void inode_table_forget(struct inode_table *table, uint64_t ino, uint64_t lookups)
 {
     struct node *node = NULL;
+    bool is_time_to_trim = false;
     {
         scoped_lock(&table->lock);
         struct slot *slot = find_slot(table, ino);
@@ -116,6 +122,9 @@ void inode_table_forget(struct inode_table *table, uint64_t ino, uint64_t lookup
         HASH_DEL(table->slots, slot);
         node = slot->node;
         free(slot);
+        is_time_to_trim = ++table->forgotten % FORGOTTEN_BEFORE_TRIM == 0;
     }
     node_unref(node);
+    if (is_time_to_trim)
+        (void)malloc_trim(0);
 }
