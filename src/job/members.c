@@ -262,8 +262,8 @@ static int end_slot(const struct slot *slot, uint64_t end, struct frames *frames
         return fail_set(why, EBADMSG, "a member at %" PRIu64 " is stored in an unusual way",
                         slot->offset);
     uint64_t headers = slot->data - slot->offset;
-    if (headers > FRAMES_TARGET_BYTES)
-        headers = FRAMES_TARGET_BYTES;
+    if (headers > FRAMES_STEP_BYTES)
+        headers = FRAMES_STEP_BYTES;
     return frames ? frames_add(frames, slot->hash, headers, end - slot->offset) : 0;
 }
 

@@ -5,7 +5,7 @@
  * costs no more than another.
  *
  * Small entries come in sections, which end at the next large entry or at the end.
- * A group is only cut once it is known to go on beyond FRAMES_MAX_BYTES, and then at
+ * A group is only cut once it is known to go on beyond GROUP_MAX_BYTES, and then at
  * least FRAMES_MIN_BYTES before that: so what follows is no less.
  */
 #include "store/frames.h"
@@ -17,12 +17,14 @@
 
 #define STREAM_MAX_BYTES ((uint64_t)INT64_MAX)
 #define END_MAX_BYTES (64 * 1024)
+#define GROUP_MAX_BYTES (2 * FRAMES_GROUP_BYTES)
 
-_Static_assert(FRAMES_MAX_BYTES - 2 * FRAMES_MIN_BYTES >= FRAMES_TARGET_BYTES,
+_Static_assert(GROUP_MAX_BYTES - 2 * FRAMES_MIN_BYTES >= FRAMES_GROUP_BYTES,
                "where a group has to be cut, an entry begins");
 /* What a large entry's last frame may come to: a header, a step and what was too
  * little for one of its own, small entries, the end. */
-_Static_assert(3 * FRAMES_MIN_BYTES + FRAMES_TARGET_BYTES + END_MAX_BYTES <= FRAMES_MAX_BYTES,
+_Static_assert(GROUP_MAX_BYTES + END_MAX_BYTES <= FRAMES_MAX_BYTES, "a group is one frame");
+_Static_assert(3 * FRAMES_MIN_BYTES + FRAMES_STEP_BYTES + END_MAX_BYTES <= FRAMES_MAX_BYTES,
                "the end of a large entry is one frame");
 
 /* Of one or more frames; up to the next part. */
@@ -103,7 +105,7 @@ static int add_part(struct frames *frames, uint64_t offset, uint64_t count, uint
 static size_t best_cut(const struct frames *frames)
 {
     uint64_t from = frames->group + FRAMES_MIN_BYTES;
-    uint64_t to = frames->group + FRAMES_MAX_BYTES - FRAMES_MIN_BYTES;
+    uint64_t to = frames->group + GROUP_MAX_BYTES - FRAMES_MIN_BYTES;
     const struct point *points = frames->points;
     size_t best = SIZE_MAX;
     for (size_t i = 0; i < frames->point_count && points[i].offset <= to; i++)
@@ -129,7 +131,7 @@ static int list_groups(struct frames *frames)
         frames->is_listed = true;
         r = begin_group(frames, 0);
     }
-    while (r == 0 && frames->end - frames->group > FRAMES_MAX_BYTES)
+    while (r == 0 && frames->end - frames->group > GROUP_MAX_BYTES)
         r = begin_group(frames, best_cut(frames));
     return r;
 }
@@ -161,8 +163,8 @@ static int add_small(struct frames *frames, uint64_t hash, uint64_t bytes)
 /* How many frames; what is left for the last one is no less than a group may be. */
 static uint64_t step_count(uint64_t data_bytes)
 {
-    uint64_t steps = data_bytes / FRAMES_TARGET_BYTES;
-    bool is_rest_enough = data_bytes % FRAMES_TARGET_BYTES >= FRAMES_MIN_BYTES;
+    uint64_t steps = data_bytes / FRAMES_STEP_BYTES;
+    bool is_rest_enough = data_bytes % FRAMES_STEP_BYTES >= FRAMES_MIN_BYTES;
     return steps + (is_rest_enough || steps == 0);
 }
 
@@ -179,9 +181,9 @@ static int add_large(struct frames *frames, uint64_t header_bytes, uint64_t byte
         bytes -= header_bytes;
         header_bytes = 0;
     }
-    if (r == 0)
+    if (r == 0 && bytes > 0)
         r = add_part(frames, offset, step_count(bytes - header_bytes),
-                     header_bytes + FRAMES_TARGET_BYTES);
+                     header_bytes + FRAMES_STEP_BYTES);
     return r;
 }
 
@@ -190,12 +192,12 @@ static int add_large(struct frames *frames, uint64_t header_bytes, uint64_t byte
 int frames_add(struct frames *frames, uint64_t hash, uint64_t header_bytes, uint64_t slot_bytes)
 {
     assert(!frames->finished);
-    assert(header_bytes <= slot_bytes && header_bytes <= FRAMES_TARGET_BYTES);
+    assert(header_bytes <= slot_bytes && header_bytes <= FRAMES_STEP_BYTES);
     if (slot_bytes > STREAM_MAX_BYTES - frames->end)
         return -EOVERFLOW;
     if (slot_bytes == 0)
         return 0;
-    if (slot_bytes > FRAMES_TARGET_BYTES)
+    if (slot_bytes > FRAMES_GROUP_BYTES)
         return add_large(frames, header_bytes, slot_bytes);
     return add_small(frames, hash, slot_bytes);
 }
@@ -231,7 +233,7 @@ static uint64_t frame_offset(const struct frames *frames, size_t part, uint64_t 
     if (index == (is_last ? frames->next_index : at[1].first_index))
         return is_last ? frames->end : at[1].offset;
     uint64_t step = index - at->first_index;
-    return step == 0 ? at->offset : at->offset + at->first_bytes + (step - 1) * FRAMES_TARGET_BYTES;
+    return step == 0 ? at->offset : at->offset + at->first_bytes + (step - 1) * FRAMES_STEP_BYTES;
 }
 
 static void fill_in(const struct frames *frames, size_t part, uint64_t index,
@@ -279,7 +281,7 @@ int frames_find(const struct frames *frames, uint64_t offset, struct frames_fram
                      part->first_index;
     uint64_t step = 0;
     if (count > 1 && offset - part->offset >= part->first_bytes)
-        step = (offset - part->offset - part->first_bytes) / FRAMES_TARGET_BYTES + 1;
+        step = (offset - part->offset - part->first_bytes) / FRAMES_STEP_BYTES + 1;
     step = step < count ? step : count - 1;
     fill_in(frames, low, part->first_index + step, ret_frame);
     return 1;

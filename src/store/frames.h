@@ -7,14 +7,18 @@
  * it stands, so that the next snapshot of a volume in which little changed has the
  * same frames but for those around the changes:
  *
- *   - An entry over FRAMES_TARGET_BYTES begins a frame, and is cut at fixed
- *     multiples of FRAMES_TARGET_BYTES from the start of its data.
+ *   - An entry over FRAMES_GROUP_BYTES begins a frame, and is cut at fixed
+ *     multiples of FRAMES_STEP_BYTES from the start of its data.
  *   - Smaller ones stay whole, in groups.  Where the next group begins is chosen by
  *     the least hash of a name among all the places that give the group an allowed
- *     size, about FRAMES_TARGET_BYTES on the average.  Two archives that differ
+ *     size, about FRAMES_GROUP_BYTES on the average.  Two archives that differ
  *     somewhere have nearly the same places to choose from behind it, and so mostly
  *     make the same choice for the very next group, or for one soon after.
  *   - Fewer than FRAMES_MIN_BYTES of small entries after a large one go with its end.
+ *
+ * Groups are smaller than the steps of a large entry because a file that changes takes
+ * the rest of its group with it: of 57,000 files in groups of 1 MiB 1 % are in half of
+ * the groups, in those of a quarter of that in a sixth.  It costs compression 2 %.
  *
  * No frame has over FRAMES_MAX_BYTES, and none under FRAMES_MIN_BYTES but the first,
  * the last, and what an entry with headers over FRAMES_MIN_BYTES leaves beside them.
@@ -30,9 +34,10 @@
 
 #include <stdint.h>
 
-#define FRAMES_MIN_BYTES (256 * 1024)
-#define FRAMES_TARGET_BYTES (1024 * 1024)
-#define FRAMES_MAX_BYTES (2 * 1024 * 1024)
+#define FRAMES_MIN_BYTES (64 * 1024)
+#define FRAMES_GROUP_BYTES (256 * 1024)
+#define FRAMES_STEP_BYTES (1024 * 1024)
+#define FRAMES_MAX_BYTES (FRAMES_STEP_BYTES + 4 * FRAMES_MIN_BYTES)
 
 struct frames;
 
@@ -46,7 +51,7 @@ uint64_t frames_hash(const char *path, size_t bytes);
 
 /*
  * Adds the next entry: slot_bytes in all, of which the first header_bytes (no more
- * than FRAMES_TARGET_BYTES) come before its data.  -ENOMEM; -EOVERFLOW: over 2^63
+ * than FRAMES_STEP_BYTES) come before its data.  -ENOMEM; -EOVERFLOW: over 2^63
  * bytes in all.  After an error the plan is good for frames_free alone.
  */
 must_check int frames_add(struct frames *frames, uint64_t hash, uint64_t header_bytes,

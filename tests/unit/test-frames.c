@@ -130,7 +130,7 @@ static void random_trees(void **state)
     }
 }
 
-static void small_entries_come_in_groups_of_a_mib(void **state)
+static void small_entries_come_in_groups(void **state)
 {
     (void)state;
     struct tree tree = any_tree(60000);
@@ -149,7 +149,7 @@ static void small_entries_come_in_groups_of_a_mib(void **state)
         assert_int_equal(at, frame.offset); /* no entry is cut */
     }
     uint64_t average = tree_bytes(&tree) / frames_count(frames);
-    assert_in_range(average, MIB * 8 / 10, MIB * 12 / 10);
+    assert_in_range(average, FRAMES_GROUP_BYTES * 8 / 10, FRAMES_GROUP_BYTES * 12 / 10);
     free(tree.entries);
 }
 
@@ -163,7 +163,7 @@ static void hostile_hashes(void **state)
             struct entry *entry = &tree.entries[i];
             entry->hash = (const uint64_t[]){7, i, tree.count - i, i % 3000, 3000 - i % 3000}[way];
             entry->header_bytes = BLOCK;
-            entry->slot_bytes = i % 5000 ? BLOCK * (1 + any(8)) : MIB - any(3) * BLOCK;
+            entry->slot_bytes = i % 5000 ? BLOCK * (1 + any(8)) : FRAMES_GROUP_BYTES - any(3) * BLOCK;
         }
         struct frames *frames cleanup_frames = plan(&tree);
         check_plan(frames, &tree);
@@ -228,7 +228,7 @@ static void a_group_that_is_just_full(void **state)
         struct tree tree = any_tree(64);
         for (size_t i = 0; i < tree.count; i++) {
             tree.entries[i].header_bytes = BLOCK;
-            tree.entries[i].slot_bytes = FRAMES_MAX_BYTES / tree.count;
+            tree.entries[i].slot_bytes = 2 * FRAMES_GROUP_BYTES / tree.count;
         }
         tree.entries[7].slot_bytes -= less * BLOCK;
         struct frames *frames cleanup_frames = plan(&tree);
@@ -448,7 +448,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_trees),
-        cmocka_unit_test(small_entries_come_in_groups_of_a_mib),
+        cmocka_unit_test(small_entries_come_in_groups),
         cmocka_unit_test(hostile_hashes),
         cmocka_unit_test(a_large_entry_is_cut_from_its_own_start),
         cmocka_unit_test(the_rest_of_a_large_entry_is_no_frame_if_small),
