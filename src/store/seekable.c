@@ -191,11 +191,10 @@ int seekable_add_frame(struct seekable_writer *writer, const void *data, uint32_
     return r < 0 ? r : add_frame(writer, data, file_bytes, bytes, checksum, why);
 }
 
-/* A run of bytes of another file, and where in ours it is to stand. */
+/* A run of bytes of another file, which is to go at the end of ours. */
 struct run {
     int fd;
     uint64_t from;
-    uint64_t to;
     uint64_t bytes;
 };
 
@@ -208,11 +207,10 @@ static int copy(struct seekable_writer *writer, struct run run, struct fail *why
             return fail_errno(why, (int)-n, "cannot read the other snapshot");
         if ((size_t)n < want)
             return fail_set(why, EBADMSG, "the other snapshot is cut short");
-        int r = fd_pwrite_all(writer->fd, writer->piece, want, run.to);
+        int r = append(writer, writer->piece, want, why);
         if (r < 0)
-            return fail_errno(why, -r, "cannot write the snapshot");
+            return r;
         run.from += want;
-        run.to += want;
         run.bytes -= want;
     }
     return 0;
@@ -224,37 +222,13 @@ static bool share(const struct seekable_writer *writer, const struct run *blocks
         .src_fd = blocks->fd,
         .src_offset = blocks->from,
         .src_length = blocks->bytes,
-        .dest_offset = blocks->to,
+        .dest_offset = writer->file_bytes,
     };
     return ioctl(writer->fd, FICLONERANGE, &range) == 0;
 }
 
-/* Puts a run that begins at a whole block in both files there by sharing blocks: 1, or
- * 0 where that is not possible and nothing was added. */
-static int place_shared(struct seekable_writer *writer, const struct run *run, struct fail *why)
-{
-    struct run blocks = *run;
-    blocks.bytes -= writer->may_share ? run->bytes & (writer->block_bytes - 1) : 0;
-    if (!writer->may_share || run->from & (writer->block_bytes - 1) || blocks.bytes == 0)
-        return 0;
-    writer->may_share = share(writer, &blocks);
-    if (!writer->may_share)
-        return 0;
-    writer->shared_bytes += blocks.bytes;
-    struct run rest = {run->fd, run->from + blocks.bytes, run->to + blocks.bytes,
-                       run->bytes - blocks.bytes};
-    int r = copy(writer, rest, why);
-    return r < 0 ? r : 1;
-}
-
-static int place(struct seekable_writer *writer, const struct run *run, struct fail *why)
-{
-    int r = place_shared(writer, run, why);
-    return r == 0 ? copy(writer, *run, why) : r < 0 ? r : 0;
-}
-
-/* Counts in what was placed at the end of the file.  It is the file that is read:
- * the hash is of what is there, whichever way it came. */
+/* Counts in what is shared at the end of the file.  It is this file that is read: the
+ * hash is of what is there. */
 static int count_in(struct seekable_writer *writer, uint64_t bytes, struct fail *why)
 {
     while (bytes) {
@@ -266,9 +240,34 @@ static int count_in(struct seekable_writer *writer, uint64_t bytes, struct fail 
         if (r < 0)
             return r;
         writer->file_bytes += want;
+        writer->shared_bytes += want;
         bytes -= want;
     }
     return 0;
+}
+
+/* Adds the whole blocks that a run begins with by sharing them, where that is possible,
+ * and takes them off it. */
+static int place_shared(struct seekable_writer *writer, struct run *run, struct fail *why)
+{
+    if (!writer->may_share || run->from & (writer->block_bytes - 1))
+        return 0;
+    struct run blocks = *run;
+    blocks.bytes -= run->bytes & (writer->block_bytes - 1);
+    if (blocks.bytes == 0)
+        return 0;
+    writer->may_share = share(writer, &blocks);
+    if (!writer->may_share)
+        return 0;
+    run->from += blocks.bytes;
+    run->bytes -= blocks.bytes;
+    return count_in(writer, blocks.bytes, why);
+}
+
+static int place(struct seekable_writer *writer, struct run run, struct fail *why)
+{
+    int r = place_shared(writer, &run, why);
+    return r < 0 ? r : copy(writer, run, why);
 }
 
 static int list_all(struct seekable_writer *writer, const struct seekable_frame *frames,
@@ -309,12 +308,9 @@ static int add_run(struct seekable_writer *writer, int fd, const struct seekable
     const struct seekable_frame *last = &frames[count - 1];
     struct run run = {.fd = fd,
                       .from = frames[0].file_offset,
-                      .to = writer->file_bytes,
                       .bytes = last->file_offset + last->file_bytes - frames[0].file_offset};
-    r = place(writer, &run, why);
-    if (r == 0)
-        r = list_all(writer, frames, count, why);
-    return r < 0 ? r : count_in(writer, run.bytes, why);
+    r = place(writer, run, why);
+    return r < 0 ? r : list_all(writer, frames, count, why);
 }
 
 static bool is_row(const struct seekable_frame *frames, size_t count)
