@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "agent/walk.h"
 
+#include "agent/scouts.h"
+
 #include <string.h>
 
 /* The records of one directory in memory. */
@@ -11,7 +13,9 @@
 struct level {
     struct buf records;
     size_t next;       /* position in records */
+    size_t told;       /* up to there the scouts know of its directories */
     size_t path_bytes; /* of the directory's own path, within walk->path */
+    unsigned depth;
     struct level *parent;
 };
 
@@ -19,19 +23,21 @@ struct walk {
     int root;
     unsigned flags;
     bool begun;
+    struct scouts *scouts;
     struct buf path; /* of the current directory or file */
     struct level *level;
 };
 
 struct walk *walk_new(int root, unsigned flags)
 {
-    struct walk *walk = calloc(1, sizeof(*walk));
+    struct walk *walk cleanup_walk = calloc(1, sizeof(*walk));
     if (!walk)
         return NULL;
     walk->root = root;
     walk->flags = flags;
     buf_init(&walk->path, PATH_MAX_BYTES);
-    return walk;
+    walk->scouts = scouts_new(root, flags, LEVEL_MAX_BYTES);
+    return walk->scouts ? take(walk) : NULL;
 }
 
 static void leave(struct walk *walk)
@@ -48,6 +54,7 @@ void walk_free(struct walk *walk)
         return;
     while (walk->level)
         leave(walk);
+    scouts_free(walk->scouts);
     buf_done(&walk->path);
     free(walk);
 }
@@ -59,15 +66,32 @@ static void cut_path(struct walk *walk, size_t len)
         walk->path.data[len] = '\0';
 }
 
-static int list_all(struct walk *walk, struct buf *records)
+/* The path of a file in the directory. */
+static int set_path(struct walk *walk, const struct level *level, const char *name)
 {
-    struct listing *listing cleanup_listing = NULL;
-    int r = listing_open(walk->root, buf_string(&walk->path), &listing);
-    if (r < 0)
-        return r;
-    while ((r = listing_next(listing, walk->flags, LEVEL_MAX_BYTES, records)) > 0)
-        ;
-    return r;
+    cut_path(walk, level->path_bytes);
+    int r = walk->path.len ? buf_add(&walk->path, "/", 1) : 0;
+    return r < 0 ? r : buf_add_string(&walk->path, name);
+}
+
+/* Tells the scouts of the next directories within the one that was entered last. */
+static int tell_scouts(struct walk *walk, struct level *level)
+{
+    int r = 1;
+    if (level->told < level->next)
+        level->told = level->next;
+    while (level->told < level->records.len && scouts_have_room(walk->scouts)) {
+        struct file file;
+        r = file_read(level->records.data, level->records.len, &level->told, &file);
+        if (r > 0 && S_ISDIR(file.stat.mode)) {
+            r = set_path(walk, level, file.name);
+            if (r == 0)
+                scouts_expect(walk->scouts, buf_string(&walk->path), level->depth + 1);
+        }
+        if (r < 0)
+            return r;
+    }
+    return 0;
 }
 
 /* Goes into the directory that walk->path names.  One that is gone, or is none
@@ -80,8 +104,9 @@ static int enter(struct walk *walk)
     buf_init(&level->records, LEVEL_MAX_BYTES);
     level->path_bytes = walk->path.len;
     level->parent = walk->level;
+    level->depth = walk->level ? walk->level->depth + 1 : 0;
     walk->level = level;
-    int r = list_all(walk, &level->records);
+    int r = scouts_list(walk->scouts, buf_string(&walk->path), &level->records);
     if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP) {
         leave(walk);
         r = 0;
@@ -98,10 +123,7 @@ static int add_root(struct walk *walk, struct buf *out)
 
 static int add_record(struct walk *walk, struct file *file, struct buf *out)
 {
-    cut_path(walk, walk->level->path_bytes);
-    int r = walk->path.len ? buf_add(&walk->path, "/", 1) : 0;
-    if (r == 0)
-        r = buf_add_string(&walk->path, file->name);
+    int r = set_path(walk, walk->level, file->name);
     if (r < 0)
         return r;
     struct buf extents cleanup_buf;
@@ -122,7 +144,9 @@ static int step(struct walk *walk, struct buf *out)
 {
     struct level *level = walk->level;
     struct file file;
-    int r = file_read(buf_string(&level->records), level->records.len, &level->next, &file);
+    int r = tell_scouts(walk, level);
+    if (r == 0)
+        r = file_read(buf_string(&level->records), level->records.len, &level->next, &file);
     if (r > 0)
         return add_record(walk, &file, out);
     leave(walk);

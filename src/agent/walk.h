@@ -4,7 +4,8 @@
  * root first: the order in which an archive has them.
  *
  * Memory: the records of the directories between the root and where the walk
- * is.  One descriptor, whatever the depth.
+ * is, and of those that it will come to next (agent/scouts.h).  One descriptor for
+ * each thread, whatever the depth.
  */
 #ifndef DVOLFS_AGENT_WALK_H
 #define DVOLFS_AGENT_WALK_H

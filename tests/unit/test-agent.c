@@ -257,6 +257,36 @@ static void a_walk_goes_as_deep_as_there_is(void **state)
     assert_int_equal(lines, 62);
 }
 
+/* More than are listed ahead, at each depth, and walks that are given up on the way. */
+static void a_walk_of_many_directories(void **state)
+{
+    (void)state;
+    run("seq -f '%.0f/a' 300 | xargs mkdir -p; seq -f '7/%.0f/b/c' 200 | xargs mkdir -p;"
+        "seq -f '9/x/%.0f' 500 | xargs mkdir -p; find . -type d -printf '%p/f\\0' | xargs -0 touch;"
+        "{ echo; find . -mindepth 1 -printf '%P\\n' | tr / '\\001' | LC_ALL=C sort | tr '\\001' /;"
+        "} >$PWD.wanted");
+    char path[sizeof(top) + 8];
+    (void)snprintf(path, sizeof(path), "%s.wanted", top);
+    struct buf wanted cleanup_buf;
+    buf_init(&wanted, 1 << 26);
+    int fd cleanup_close = open(path, O_RDONLY | O_CLOEXEC);
+    char piece[4096];
+    ssize_t n;
+    while ((n = read(fd, piece, sizeof(piece))) > 0)
+        assert_int_equal(buf_add(&wanted, piece, (size_t)n), 0);
+    assert_int_equal(unlink(path), 0);
+    for (size_t chunk = 1; chunk < 10000000; chunk *= 100) {
+        cleanup_free char *names = names_of_walk(INSPECT_XATTRS, chunk);
+        assert_string_equal(names, buf_string(&wanted));
+    }
+    for (size_t chunk = 1; chunk < 100000; chunk *= 10) {
+        struct walk *walk cleanup_walk = walk_new(root, 0);
+        struct buf records cleanup_buf;
+        buf_init(&records, 1 << 26);
+        assert_int_equal(walk_next(walk, chunk, &records, NULL), 1);
+    }
+}
+
 static void inspect_one(const char *path, struct buf *record, struct file *file)
 {
     buf_init(record, 1 << 24);
@@ -375,6 +405,7 @@ int main(void)
         TEST(paths_may_be_longer_than_the_kernel_takes),
         TEST(a_walk_is_depth_first_and_sorted_by_bytes),
         TEST(a_walk_goes_as_deep_as_there_is),
+        TEST(a_walk_of_many_directories),
         TEST(holes_and_attributes_are_told),
         TEST(a_listing_of_many_comes_in_pieces),
         TEST(a_racing_link_never_leads_out),

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+#include "agent/scouts.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+
+#define MAX_THREADS 3 /* beside the walk's own */
+
+struct place {
+    struct place *next;
+    enum { WAITING, UNDER_WAY, READY } state;
+    unsigned depth;
+    int result; /* where it is READY, as records */
+    struct buf records;
+    char path[];
+};
+
+struct scouts {
+    int root;
+    unsigned flags;
+    size_t max_bytes;
+    size_t expected;      /* places; the walk's own to know */
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t work;  /* for the threads */
+    pthread_cond_t ready; /* for the walk */
+    struct place *first;  /* as the walk will come to them */
+    size_t ready_bytes;
+    bool stopping;
+    unsigned thread_count; /* the walk's own */
+    pthread_t threads[MAX_THREADS];
+};
+
+struct scouts *scouts_new(int root, unsigned flags, size_t max_bytes)
+{
+    struct scouts *scouts = calloc(1, sizeof(*scouts));
+    if (!scouts)
+        return NULL;
+    scouts->root = root;
+    scouts->flags = flags;
+    scouts->max_bytes = max_bytes;
+    (void)pthread_mutex_init(&scouts->lock, NULL);
+    (void)pthread_cond_init(&scouts->work, NULL);
+    (void)pthread_cond_init(&scouts->ready, NULL);
+    return scouts;
+}
+
+static void place_free(struct place *place)
+{
+    buf_done(&place->records);
+    free(place);
+}
+
+void scouts_free(struct scouts *scouts)
+{
+    if (!scouts)
+        return;
+    (void)pthread_mutex_lock(&scouts->lock);
+    scouts->stopping = true;
+    (void)pthread_cond_broadcast(&scouts->work);
+    (void)pthread_mutex_unlock(&scouts->lock);
+    for (unsigned i = 0; i < scouts->thread_count; i++)
+        (void)pthread_join(scouts->threads[i], NULL);
+    while (scouts->first) {
+        struct place *next = scouts->first->next;
+        place_free(scouts->first);
+        scouts->first = next;
+    }
+    (void)pthread_cond_destroy(&scouts->ready);
+    (void)pthread_cond_destroy(&scouts->work);
+    (void)pthread_mutex_destroy(&scouts->lock);
+    free(scouts);
+}
+
+static int list_all(const struct scouts *scouts, const char *path, struct buf *records)
+{
+    struct listing *listing cleanup_listing = NULL;
+    int r = listing_open(scouts->root, path, &listing);
+    if (r < 0)
+        return r;
+    while ((r = listing_next(listing, scouts->flags, scouts->max_bytes, records)) > 0)
+        ;
+    return r;
+}
+
+/* ---- the threads ---------------------------------------------------------------- */
+
+/* The next one to list; NULL: there is nothing to do now. */
+static struct place *find_work(const struct scouts *scouts)
+{
+    if (scouts->ready_bytes > SCOUTS_MAX_READY_BYTES)
+        return NULL;
+    struct place *place = scouts->first;
+    while (place && place->state != WAITING)
+        place = place->next;
+    return place;
+}
+
+static void list_place(struct scouts *scouts, struct place *place)
+{
+    place->state = UNDER_WAY; /* nobody takes it out now */
+    (void)pthread_mutex_unlock(&scouts->lock);
+    place->result = list_all(scouts, place->path, &place->records);
+    (void)pthread_mutex_lock(&scouts->lock);
+    place->state = READY;
+    scouts->ready_bytes += place->records.len;
+    (void)pthread_cond_signal(&scouts->ready);
+}
+
+static void *scout(void *data)
+{
+    struct scouts *scouts = data;
+    (void)pthread_mutex_lock(&scouts->lock);
+    while (!scouts->stopping) {
+        struct place *place = find_work(scouts);
+        if (place)
+            list_place(scouts, place);
+        else
+            (void)pthread_cond_wait(&scouts->work, &scouts->lock);
+    }
+    (void)pthread_mutex_unlock(&scouts->lock);
+    return NULL;
+}
+
+/* As many as there are processors that the walk leaves alone. */
+static void start_threads(struct scouts *scouts)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) - 1 : 0;
+    for (int i = 0; i < count && i < MAX_THREADS; i++) {
+        if (pthread_create(&scouts->threads[i], NULL, scout, scouts) != 0)
+            break;
+        scouts->thread_count++;
+    }
+}
+
+/* ---- the walk ------------------------------------------------------------------- */
+
+bool scouts_have_room(const struct scouts *scouts)
+{
+    return scouts->expected < SCOUTS_MAX_EXPECTED;
+}
+
+void scouts_expect(struct scouts *scouts, const char *path, unsigned depth)
+{
+    if (scouts->thread_count == 0)
+        start_threads(scouts);
+    size_t path_bytes = strlen(path) + 1;
+    struct place *place = scouts->thread_count > 0 ? calloc(1, sizeof(*place) + path_bytes) : NULL;
+    if (!place)
+        return;
+    place->depth = depth;
+    memcpy(place->path, path, path_bytes);
+    buf_init(&place->records, scouts->max_bytes);
+    scouts->expected++;
+    (void)pthread_mutex_lock(&scouts->lock);
+    struct place **at = &scouts->first;
+    while (*at && (*at)->depth >= depth)
+        at = &(*at)->next;
+    place->next = *at;
+    *at = place;
+    (void)pthread_cond_signal(&scouts->work);
+    (void)pthread_mutex_unlock(&scouts->lock);
+}
+
+/* Takes it out, listed, or not yet begun; NULL: it was not expected. */
+static struct place *take_place(struct scouts *scouts, const char *path)
+{
+    (void)pthread_mutex_lock(&scouts->lock);
+    struct place **at = &scouts->first;
+    while (*at && strcmp((*at)->path, path) != 0)
+        at = &(*at)->next;
+    struct place *place = *at;
+    while (place && place->state == UNDER_WAY)
+        (void)pthread_cond_wait(&scouts->ready, &scouts->lock);
+    if (place) {
+        *at = place->next;
+        scouts->expected--;
+        if (place->state == READY)
+            scouts->ready_bytes -= place->records.len;
+        (void)pthread_cond_broadcast(&scouts->work);
+    }
+    (void)pthread_mutex_unlock(&scouts->lock);
+    return place;
+}
+
+int scouts_list(struct scouts *scouts, const char *path, struct buf *records)
+{
+    struct place *place = take_place(scouts, path);
+    if (!place || place->state == WAITING) {
+        if (place)
+            place_free(place);
+        return list_all(scouts, path, records);
+    }
+    int r = place->result;
+    buf_done(records);
+    *records = place->records;
+    free(place);
+    return r;
+}
