@@ -152,9 +152,19 @@ int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64
     return -1;
 }
 
+int64_t earlier_place(const struct earlier *earlier, uint64_t number)
+{
+    return number < earlier->place_count ? (int64_t)earlier->places[number] : -1;
+}
+
 const struct seekable *earlier_seekable(const struct earlier *earlier)
 {
     return snapshot_seekable(earlier->snapshot);
+}
+
+struct snapshot *earlier_snapshot(const struct earlier *earlier)
+{
+    return earlier->snapshot;
 }
 
 int earlier_fd(const struct earlier *earlier)

@@ -39,7 +39,12 @@ DEFINE_CLEANUP(cleanup_earlier_impl, struct earlier, earlier_close)
 /* Its frame of that key which holds so many bytes: where in its table it is; -1: it has none. */
 int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64_t bytes);
 
+/* Where in its table frame `number` is, not counting those with nothing in them; -1: it has
+ * not so many. */
+int64_t earlier_place(const struct earlier *earlier, uint64_t number);
+
 const struct seekable *earlier_seekable(const struct earlier *earlier);
+struct snapshot *earlier_snapshot(const struct earlier *earlier);
 int earlier_fd(const struct earlier *earlier);
 
 #endif

@@ -2,6 +2,7 @@
 #include "job/take.h"
 
 #include "base/fd.h"
+#include "job/again.h"
 #include "job/catalog.h"
 #include "job/keys.h"
 #include "job/members.h"
@@ -110,6 +111,37 @@ static int write_index(struct taking *taking, const struct store_new *archive,
     return fill_index(taking, seekable, writer, why);
 }
 
+/* Whether what was packed can stand; NULL: it always can. */
+typedef bool sound_fn(const struct taking *taking);
+
+/* Both files as the earlier one's, of which all would be taken over; -EBADMSG: it is
+ * damaged, and nothing was made. */
+static int copy_earlier(struct taking *taking, struct pack *pack, const struct store_new *archive,
+                        const struct store_new *index, struct fail *why)
+{
+    const struct take_conf *conf = taking->conf;
+    int r = index_copy(snapshot_index(earlier_snapshot(pack->earlier)), index->path, conf->taken_s,
+                       conf->consistency, why);
+    if (r == 0)
+        r = again_run(pack, &taking->packed, why);
+    if (r == -EBADMSG && (ftruncate(index->fd, 0) < 0 || ftruncate(archive->fd, 0) < 0))
+        r = fail_errno(why, errno, "%s/snapshots/%s", conf->volume, conf->name);
+    return r;
+}
+
+static int pack_and_index(struct taking *taking, struct pack *pack, sound_fn *is_sound,
+                          const struct store_new *archive, const struct store_new *index,
+                          struct fail *why)
+{
+    int r = again_is_same(pack) ? copy_earlier(taking, pack, archive, index, why) : -EBADMSG;
+    if (r != -EBADMSG)
+        return r;
+    r = pack_run(pack, &taking->packed, why);
+    if (r == 0 && is_sound && !is_sound(taking))
+        return -EAGAIN;
+    return r < 0 ? r : write_index(taking, archive, index, why);
+}
+
 static void tell_result(const struct taking *taking, struct take_result *ret_result)
 {
     *ret_result = (struct take_result){.bytes = taking->packed.file_bytes,
@@ -118,9 +150,6 @@ static void tell_result(const struct taking *taking, struct take_result *ret_res
                                        .taken_frames = taking->packed.taken_frames,
                                        .read_bytes = taking->packed.read_bytes};
 }
-
-/* Whether what was packed can stand, unless is_sound is NULL. */
-typedef bool sound_fn(const struct taking *taking);
 
 /* -EAGAIN: it cannot. */
 static int make(struct taking *taking, struct pack *pack, sound_fn *is_sound,
@@ -139,11 +168,7 @@ static int make(struct taking *taking, struct pack *pack, sound_fn *is_sound,
     pack->block_bytes = store_block_bytes(conf->store);
     pack->job = conf->job;
     pack->frames = taking->frames;
-    r = pack_run(pack, &taking->packed, why);
-    if (r == 0 && is_sound && !is_sound(taking))
-        return -EAGAIN;
-    if (r == 0)
-        r = write_index(taking, &archive, &index, why);
+    r = pack_and_index(taking, pack, is_sound, &archive, &index, why);
     if (r == 0 && cancel_is_raised(pack->cancel))
         return fail_set(why, EINTR, "interrupted");
     if (r == 0)

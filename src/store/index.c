@@ -34,6 +34,8 @@ static const char *const schema[] = {
 };
 #define SCHEMA_COUNT (sizeof(schema) / sizeof(schema[0]))
 
+#define SET_META "INSERT INTO meta VALUES(?1,?2)"
+
 /* The columns of an entry in the order of all statements. */
 enum {
     COLUMN_ID,
@@ -158,11 +160,7 @@ static int prepare_writer(struct index_writer *writer, struct fail *why)
 {
     static const char add[] =
         "INSERT INTO entry VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)";
-    int r = run(writer,
-                "PRAGMA page_size=4096; PRAGMA auto_vacuum=NONE; PRAGMA secure_delete=OFF;"
-                "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
-                "PRAGMA cache_size=" WRITER_CACHE "; BEGIN",
-                why);
+    int r = run(writer, "BEGIN", why);
     for (size_t i = 0; r == 0 && i < SCHEMA_COUNT; i++)
         r = run(writer, schema[i], why);
     if (r < 0)
@@ -170,13 +168,12 @@ static int prepare_writer(struct index_writer *writer, struct fail *why)
     if (sqlite3_prepare_v2(writer->db, add, -1, &writer->add, NULL) != SQLITE_OK ||
         sqlite3_prepare_v2(writer->db, "INSERT INTO frame VALUES(?1,?2)", -1, &writer->add_frame,
                            NULL) != SQLITE_OK ||
-        sqlite3_prepare_v2(writer->db, "INSERT INTO meta VALUES(?1,?2)", -1, &writer->set, NULL) !=
-            SQLITE_OK)
+        sqlite3_prepare_v2(writer->db, SET_META, -1, &writer->set, NULL) != SQLITE_OK)
         return write_failed(writer, why);
     return 0;
 }
 
-int index_writer_new(const char *path, struct index_writer **ret_writer, struct fail *why)
+static int open_writer(const char *path, struct index_writer **ret_writer, struct fail *why)
 {
     struct index_writer *writer cleanup_index_writer = calloc(1, sizeof(*writer));
     if (!writer || !(writer->path = strdup(path)))
@@ -187,7 +184,23 @@ int index_writer_new(const char *path, struct index_writer **ret_writer, struct 
                             "unix-none");
     if (r != SQLITE_OK)
         return writer->db ? write_failed(writer, why) : -ENOMEM;
-    r = prepare_writer(writer, why);
+    r = run(writer,
+            "PRAGMA page_size=4096; PRAGMA auto_vacuum=NONE; PRAGMA secure_delete=OFF;"
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
+            "PRAGMA cache_size=" WRITER_CACHE,
+            why);
+    if (r < 0)
+        return r;
+    *ret_writer = take(writer);
+    return 0;
+}
+
+int index_writer_new(const char *path, struct index_writer **ret_writer, struct fail *why)
+{
+    struct index_writer *writer cleanup_index_writer = NULL;
+    int r = open_writer(path, &writer, why);
+    if (r == 0)
+        r = prepare_writer(writer, why);
     if (r < 0)
         return r;
     *ret_writer = take(writer);
@@ -351,16 +364,19 @@ static int write_about(struct index_writer *writer, const struct index_about *ab
     return r;
 }
 
+static int complete(struct index_writer *writer, struct fail *why)
+{
+    if (close_database(writer) != SQLITE_OK)
+        return fail_set(why, EIO, "cannot close the index");
+    return pagefile_finish(writer->path, why);
+}
+
 int index_finish(struct index_writer *writer, const struct index_about *about, struct fail *why)
 {
     int r = write_about(writer, about, why);
     if (r == 0)
         r = run(writer, "COMMIT", why);
-    if (r < 0)
-        return r;
-    if (close_database(writer) != SQLITE_OK)
-        return fail_set(why, EIO, "cannot close the index");
-    return pagefile_finish(writer->path, why);
+    return r < 0 ? r : complete(writer, why);
 }
 
 /* ---- opening ------------------------------------------------------------------- */
@@ -603,6 +619,49 @@ void index_close(struct index *index)
 void index_about(const struct index *index, struct index_about *ret_about)
 {
     *ret_about = index->about;
+}
+
+/* ---- copying ------------------------------------------------------------------- */
+
+/* Each page is checked on the way. */
+static int copy_database(struct index *index, struct index_writer *writer, struct fail *why)
+{
+    scoped_lock(&index->lock);
+    sqlite3_backup *backup = sqlite3_backup_init(writer->db, "main", index->db, "main");
+    if (!backup)
+        return write_failed(writer, why);
+    (void)sqlite3_backup_step(backup, -1);
+    int r = sqlite3_backup_finish(backup);
+    if (r != SQLITE_OK && errno_of(r) == EBADMSG) /* only what is read can be that */
+        return damaged(why);
+    return r == SQLITE_OK ? 0 : write_failed(writer, why);
+}
+
+static int set_anew(struct index_writer *writer, const struct index_about *about, struct fail *why)
+{
+    int r = run(writer, "BEGIN; DELETE FROM meta", why);
+    if (r == 0 && sqlite3_prepare_v2(writer->db, SET_META, -1, &writer->set, NULL) != SQLITE_OK)
+        r = write_failed(writer, why);
+    writer->entries = about->entries;
+    if (r == 0)
+        r = write_about(writer, about, why);
+    return r < 0 ? r : run(writer, "COMMIT", why);
+}
+
+int index_copy(struct index *index, const char *path, int64_t taken_s, const char *consistency,
+               struct fail *why)
+{
+    struct index_about about = index->about;
+    about.taken_s = taken_s;
+    memset(about.consistency, 0, sizeof(about.consistency));
+    (void)strncpy(about.consistency, consistency, sizeof(about.consistency) - 1);
+    struct index_writer *writer cleanup_index_writer = NULL;
+    int r = open_writer(path, &writer, why);
+    if (r == 0)
+        r = copy_database(index, writer, why);
+    if (r == 0)
+        r = set_anew(writer, &about, why);
+    return r < 0 ? r : complete(writer, why);
 }
 
 /* ---- reading ------------------------------------------------------------------- */

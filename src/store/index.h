@@ -107,6 +107,12 @@ must_check int index_find(struct index *index, uint64_t parent, const char *name
 must_check int index_list(struct index *index, uint64_t parent, const char *after, unsigned max,
                           index_fn *fn, void *data, struct fail *why);
 
+/* Makes, in the empty file at path, the index of another archive which is the same as this
+ * one's, byte for byte, but was taken at another time; not synced.  -EBADMSG: this one is
+ * damaged; errors as index_writer_new.  After an error the file is good for nothing. */
+must_check int index_copy(struct index *index, const char *path, int64_t taken_s,
+                          const char *consistency, struct fail *why);
+
 /* Calls fn for all keys of frames, by rising numbers; a negative errno ends it. */
 must_check int index_frames(struct index *index,
                             int (*fn)(void *data, uint64_t number,

@@ -7,9 +7,11 @@
 
 #include "base/fd.h"
 #include "job/take.h"
+#include "store/frames.h"
 #include "volume/local.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -189,6 +191,59 @@ static void check_nothing_left(const char *dir)
     assert_int_equal(try_shell("test -z \"$(ls -A %s/.new)\"", dir), 0);
 }
 
+/* ---- indexes ----------------------------------------------------------------------------- */
+
+/* Of index_get: one line that tells all. */
+static int tell_entry(void *data, const struct index_entry *entry)
+{
+    const struct file *file = &entry->file;
+    return buf_printf(
+        data,
+        "%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %s %o %u %u:%u %" PRIu64 " %" PRId64
+        ".%u %u,%u %s %zu %08" PRIx64 " %zu\n",
+        entry->id, entry->parent, entry->target, entry->offset, file->name, file->stat.mode,
+        file->stat.nlink, file->stat.uid, file->stat.gid, file->stat.size_bytes, file->stat.mtime.s,
+        file->stat.mtime.ns, file->stat.rdev_major, file->stat.rdev_minor, file->link_target,
+        file->xattr_bytes, frames_hash(file->xattrs, file->xattr_bytes), file->extent_count);
+}
+
+static int tell_key(void *data, uint64_t number, const uint8_t key[INDEX_KEY_BYTES])
+{
+    return buf_printf(data, "%" PRIu64 " %08" PRIx64 "\n", number,
+                      frames_hash((const char *)key, INDEX_KEY_BYTES));
+}
+
+static void tell_index(const char *dir, const char *name, bool with_keys, struct buf *ret_text)
+{
+    char path[128];
+    struct index *index cleanup_index = NULL;
+    struct index_about about;
+    buf_init(ret_text, 16 * MIB);
+    (void)snprintf(path, sizeof(path), "%s/volume/%s.index", dir, name);
+    assert_int_equal(index_open(path, &index, NULL), 0);
+    index_about(index, &about);
+    assert_int_equal(buf_printf(ret_text, "%" PRIu64 " %" PRIx64 " %" PRId64 " %s %" PRIu64 "\n",
+                                about.archive_bytes, about.seal, about.taken_s, about.consistency,
+                                about.entries),
+                     0);
+    assert_int_equal(buf_add(ret_text, about.sha256, 32), 0);
+    for (uint64_t id = 0; id < about.entries; id++)
+        assert_int_equal(index_get(index, id, tell_entry, ret_text, NULL), 0);
+    if (with_keys)
+        assert_int_equal(index_frames(index, tell_key, ret_text, NULL), 0);
+}
+
+/* But for the keys of what changed shortly before the first of the two. */
+static void check_same_index(const char *name, bool with_keys)
+{
+    struct buf kept cleanup_buf;
+    struct buf alone cleanup_buf;
+    tell_index("store", name, with_keys, &kept);
+    tell_index("alone", name, with_keys, &alone);
+    assert_int_equal(kept.len, alone.len);
+    assert_memory_equal(kept.data, alone.data, kept.len);
+}
+
 /* Takes one in the store that has others, and in one that has none. */
 static struct take_result take_both(const char *name)
 {
@@ -201,6 +256,7 @@ static struct take_result take_both(const char *name)
     assert_int_equal(result.bytes, full.bytes);
     if (try_shell("cmp store/volume/%s.tar.zst alone/volume/%s.tar.zst", name, name))
         fail_msg("%s is not what it is alone", name);
+    check_same_index(name, result.read_bytes == 0);
     check_nothing_left("store");
     atomic_store(&opened, openings);
     return result;
@@ -210,7 +266,8 @@ static struct take_result take_both(const char *name)
 static void check_by_tools(const char *name, const char *link_directory)
 {
     assert_int_equal(
-        try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst >out.tar", name), 0);
+        try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst >out.tar", name),
+        0);
     assert_int_equal(try_shell("tar -C out --xattrs --xattrs-include='user.*' -xf out.tar"), 0);
     assert_int_equal(try_shell("diff -r --no-dereference --exclude=fifo tree out"), 0);
     assert_int_equal(
@@ -485,7 +542,8 @@ static void gone_for_a_while(void)
     assert_int_equal(rename("hidden", "tree/d38"), 0);
     struct take_result result = take_both("with");
     assert_true(result.taken_frames > 0 && result.read_bytes > 0);
-    assert_int_equal(try_shell("zstd -dcq store/volume/with.tar.zst | tar tf - | grep -q d38/f"), 0);
+    assert_int_equal(try_shell("zstd -dcq store/volume/with.tar.zst | tar tf - | grep -q d38/f"),
+                     0);
 }
 
 static void remove_first_name(void)
@@ -500,9 +558,10 @@ static void first_name_gone(void)
     before_first = remove_first_name;
     (void)take_in("store", "links");
     before_first = NULL;
-    assert_int_equal(try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/links.tar.zst | "
-                           "tar -C out -xf - && diff -r --no-dereference --exclude=fifo tree out"),
-                     0);
+    assert_int_equal(
+        try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/links.tar.zst | "
+                  "tar -C out -xf - && diff -r --no-dereference --exclude=fifo tree out"),
+        0);
     assert_int_equal(try_shell("rm -r out"), 0);
 }
 
@@ -633,11 +692,12 @@ static void with_a_damaged_index(void)
     for (unsigned i = 0; i < 12; i++) {
         char name[32];
         (void)snprintf(name, sizeof(name), "damaged-%u", i);
-        assert_int_equal(try_shell("for index in store/volume/*.index; do "
-                               "printf X%u | dd of=$index bs=1 seek=$((%u * 4099)) conv=notrunc "
-                               "status=none; done",
-                               i, i),
-                         0);
+        assert_int_equal(
+            try_shell("for index in store/volume/*.index; do "
+                      "printf X%u | dd of=$index bs=1 seek=$((%u * 4099)) conv=notrunc "
+                      "status=none; done",
+                      i, i),
+            0);
         (void)take_both(name);
     }
 }
@@ -665,7 +725,7 @@ static void on(const char *mkfs, bool is_shared)
 {
     if (!have_own_mounts() ||
         try_shell("PATH=$PATH:/sbin:/usr/sbin; truncate -s 600M image && %s image >/dev/null 2>&1",
-              mkfs) ||
+                  mkfs) ||
         try_shell("mount -o loop image disk 2>/dev/null"))
         skip();
     assert_int_equal(chdir("disk"), 0);
