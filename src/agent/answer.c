@@ -24,13 +24,12 @@ static int answer_stat(const struct answers *answers, const struct agent_request
 
 static int add_some(struct handle *handle, size_t max_bytes, struct reply *reply)
 {
-    const char *path;
     if (!handle->walk)
         return listing_next(handle->listing, handle->flags, max_bytes, &reply->payload);
-    int r = walk_next(handle->walk, max_bytes, &reply->payload, &path);
+    int r = walk_next(handle->walk, max_bytes, &reply->payload);
     if (r < 0) {
         buf_clear(&reply->payload);
-        if (buf_add_string(&reply->payload, path) < 0)
+        if (buf_add_string(&reply->payload, walk_path(handle->walk)) < 0)
             buf_clear(&reply->payload);
     }
     return r;
@@ -146,8 +145,8 @@ static int answer_open(const struct answers *answers, const struct agent_request
     if (request->flags & ~(uint32_t)AGENT_WANT_FD || asks_for_too_much(request))
         return -EINVAL;
     struct file_stat st;
-    cleanup_close int fd =
-        inspect_open_file(answers->root, request->path, request->dev, request->identity, &st);
+    cleanup_close int fd = inspect_open_file(answers->root, request->path, false, request->dev,
+                                             request->identity, &st);
     if (fd < 0)
         return fd;
     if (st.size_bytes <= request->bytes) {

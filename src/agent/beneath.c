@@ -2,6 +2,7 @@
 #include "agent/beneath.h"
 
 #include <fcntl.h>
+#include <linux/mount.h>
 #include <linux/openat2.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -129,21 +130,17 @@ int beneath_open(int root, const char *path, int flags)
     }
 }
 
-int beneath_open_regular(int root, const char *path, uint64_t dev, uint64_t ino)
+int beneath_own_mount(int root)
 {
-    cleanup_close int found = beneath_open(root, path, O_PATH);
-    if (found < 0)
-        return found;
-    struct stat st;
-    if (fstat(found, &st) < 0)
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID |
+                                          MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME,
+                              .attr_clr = MOUNT_ATTR__ATIME};
+    cleanup_close int fd =
+        (int)syscall(SYS_open_tree, root, "",
+                     AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    if (fd < 0)
         return -errno;
-    if (!S_ISREG(st.st_mode) || ((dev || ino) && (st.st_dev != dev || st.st_ino != ino)))
-        return -ESTALE;
-    /* The link leads to the very file that was looked at: proc(5), /proc/PID/fd. */
-    char link[32];
-    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", found);
-    int fd = open(link, O_RDONLY | O_CLOEXEC | O_NOATIME);
-    if (fd < 0 && errno == EPERM) /* O_NOATIME is for the owner and root */
-        fd = open(link, O_RDONLY | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
+    if (syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0)
+        return -errno;
+    return take_fd(&fd);
 }

@@ -27,12 +27,11 @@ bool beneath_is_path(const char *path);
 must_check int beneath_open(int root, const char *path, int flags);
 
 /*
- * Opens a regular file for reading.  What is there is looked at before it is
- * opened: opening a device may do something (tapes rewind, watchdogs bite), and
- * whoever has the directory may put one there.  The descriptor, or -ESTALE: not
- * a regular file, or (unless both are 0) not the one of dev and ino; errors as
- * beneath_open.
+ * The directory again, with what is mounted below it, in a mount of the caller's own that
+ * nothing can be written to and no device opened through: open_tree(2), mount_setattr(2).
+ * A descriptor, or -errno: -EPERM without CAP_SYS_ADMIN, -ENOSYS before Linux 5.12,
+ * -EINVAL where the directory is in another mount namespace.
  */
-must_check int beneath_open_regular(int root, const char *path, uint64_t dev, uint64_t ino);
+must_check int beneath_own_mount(int root);
 
 #endif

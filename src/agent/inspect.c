@@ -67,20 +67,56 @@ int inspect_open(int fd, struct file_stat *ret)
     return read_stat(fd, "", ret);
 }
 
-int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identity,
-                      struct file_stat *ret_stat)
+/* For reading, without leaving a time of access where we may: O_NOATIME is for the owner
+ * and root. */
+static int open_quietly(int dir, const char *path, int flags)
 {
-    cleanup_close int fd = beneath_open_regular(root, path, 0, 0);
-    if (fd < 0)
-        return fd;
-    struct file_stat st;
-    int r = inspect_open(fd, &st);
+    int fd = beneath_open(dir, path, O_RDONLY | O_NOATIME | flags);
+    return fd == -EPERM ? beneath_open(dir, path, O_RDONLY | flags) : fd;
+}
+
+static bool is_wanted(const struct file_stat *st, uint64_t dev, uint64_t identity)
+{
+    return S_ISREG(st->mode) && st->dev == dev && file_identity(st) == identity;
+}
+
+/* What is found in the file's place may be opened too, but that does nothing. */
+static int open_at_once(int root, const char *path, uint64_t dev, uint64_t identity,
+                        struct file_stat *ret_stat)
+{
+    cleanup_close int fd = open_quietly(root, path, O_NONBLOCK);
+    int r = fd < 0 ? fd : inspect_open(fd, ret_stat);
     if (r < 0)
         return r;
-    if (st.dev != dev || file_identity(&st) != identity)
+    return is_wanted(ret_stat, dev, identity) ? take_fd(&fd) : -ESTALE;
+}
+
+static int look_and_open(int root, const char *path, uint64_t dev, uint64_t identity,
+                         struct file_stat *ret_stat)
+{
+    cleanup_close int found = beneath_open(root, path, O_PATH);
+    int r = found < 0 ? found : inspect_open(found, ret_stat);
+    if (r < 0)
+        return r;
+    if (!is_wanted(ret_stat, dev, identity))
         return -ESTALE;
-    *ret_stat = st;
-    return take_fd(&fd);
+    /* The link leads to the very file that was looked at: proc(5), /proc/PID/fd. */
+    char link[32];
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", found);
+    int fd = open(link, O_RDONLY | O_CLOEXEC | O_NOATIME);
+    if (fd < 0 && errno == EPERM)
+        fd = open(link, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int inspect_open_file(int root, const char *path, bool has_no_devices, uint64_t dev,
+                      uint64_t identity, struct file_stat *ret_stat)
+{
+    int fd = has_no_devices ? open_at_once(root, path, dev, identity, ret_stat) : -EACCES;
+    /* A device; a file with a lease (fcntl(2), F_SETLEASE); a socket. */
+    if (fd == -EACCES || fd == -EAGAIN || fd == -ENXIO)
+        fd = look_and_open(root, path, dev, identity, ret_stat);
+    return fd;
 }
 
 /* The value of one attribute behind the packed ones; it may change its length
@@ -174,21 +210,14 @@ static int read_extents(int fd, uint64_t size, struct buf *extents)
     return 1;
 }
 
-/* For reading, without leaving a time of access where we may: O_NOATIME is for
- * the owner and root. */
-static int open_quietly(int dir, const char *path, int flags)
-{
-    int fd = beneath_open(dir, path, O_RDONLY | O_NOATIME | flags);
-    return fd == -EPERM ? beneath_open(dir, path, O_RDONLY | flags) : fd;
-}
-
 /* Where fewer blocks are used than the size asks for. */
 static int find_extents(int dir, const char *name, struct file *file, struct buf *extents)
 {
     const struct file_stat *st = &file->stat;
     if (!S_ISREG(st->mode) || st->blocks >= (st->size_bytes + 511) / 512)
         return 0;
-    cleanup_close int fd = beneath_open_regular(dir, name, st->dev, st->ino);
+    struct file_stat opened;
+    cleanup_close int fd = inspect_open_file(dir, name, false, st->dev, file_identity(st), &opened);
     if (fd < 0) /* gone or unreadable: found out when it is read */
         return 0;
     int r = read_extents(fd, st->size_bytes, extents);

@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define MAX_THREADS 3 /* beside the walk's own */
+/* To wake a thread costs as much as to list a small directory: it is done for several. */
+#define WAITING_TO_WAKE 4
 
 struct place {
     struct place *next;
@@ -20,11 +22,11 @@ struct scouts {
     int root;
     unsigned flags;
     size_t max_bytes;
-    size_t expected;      /* places; the walk's own to know */
-    pthread_mutex_t lock; /* of what follows */
-    pthread_cond_t work;  /* for the threads */
-    pthread_cond_t ready; /* for the walk */
-    struct place *first;  /* as the walk will come to them */
+    pthread_mutex_t lock;  /* of what follows */
+    pthread_cond_t work;   /* for the threads */
+    pthread_cond_t listed; /* for the walk */
+    struct place *first;   /* as the walk will come to them */
+    unsigned waiting;
     size_t ready_bytes;
     bool stopping;
     unsigned thread_count; /* the walk's own */
@@ -41,7 +43,7 @@ struct scouts *scouts_new(int root, unsigned flags, size_t max_bytes)
     scouts->max_bytes = max_bytes;
     (void)pthread_mutex_init(&scouts->lock, NULL);
     (void)pthread_cond_init(&scouts->work, NULL);
-    (void)pthread_cond_init(&scouts->ready, NULL);
+    (void)pthread_cond_init(&scouts->listed, NULL);
     return scouts;
 }
 
@@ -66,7 +68,7 @@ void scouts_free(struct scouts *scouts)
         place_free(scouts->first);
         scouts->first = next;
     }
-    (void)pthread_cond_destroy(&scouts->ready);
+    (void)pthread_cond_destroy(&scouts->listed);
     (void)pthread_cond_destroy(&scouts->work);
     (void)pthread_mutex_destroy(&scouts->lock);
     free(scouts);
@@ -85,26 +87,35 @@ static int list_all(const struct scouts *scouts, const char *path, struct buf *r
 
 /* ---- the threads ---------------------------------------------------------------- */
 
-/* The next one to list; NULL: there is nothing to do now. */
-static struct place *find_work(const struct scouts *scouts)
+static struct place *next_waiting(struct place *place)
 {
-    if (scouts->ready_bytes > SCOUTS_MAX_READY_BYTES)
-        return NULL;
-    struct place *place = scouts->first;
     while (place && place->state != WAITING)
         place = place->next;
     return place;
 }
 
+/* What to list next; NULL: there is nothing to do now.  The first is left to the walk, which
+ * would come and wait for it.  What is far away gets no more than half of the room. */
+static struct place *find_work(const struct scouts *scouts)
+{
+    struct place *first = next_waiting(scouts->first);
+    struct place *place = first ? next_waiting(first->next) : NULL;
+    if (!place)
+        return NULL;
+    bool is_near = place->depth == scouts->first->depth;
+    return scouts->ready_bytes <= SCOUTS_MAX_READY_BYTES / (is_near ? 1 : 2) ? place : NULL;
+}
+
 static void list_place(struct scouts *scouts, struct place *place)
 {
     place->state = UNDER_WAY; /* nobody takes it out now */
+    scouts->waiting--;
     (void)pthread_mutex_unlock(&scouts->lock);
     place->result = list_all(scouts, place->path, &place->records);
     (void)pthread_mutex_lock(&scouts->lock);
     place->state = READY;
     scouts->ready_bytes += place->records.len;
-    (void)pthread_cond_signal(&scouts->ready);
+    (void)pthread_cond_signal(&scouts->listed);
 }
 
 static void *scout(void *data)
@@ -137,9 +148,10 @@ static void start_threads(struct scouts *scouts)
 
 /* ---- the walk ------------------------------------------------------------------- */
 
-bool scouts_have_room(const struct scouts *scouts)
+static void wake_if_worth_it(struct scouts *scouts)
 {
-    return scouts->expected < SCOUTS_MAX_EXPECTED;
+    if (scouts->waiting >= WAITING_TO_WAKE)
+        (void)pthread_cond_broadcast(&scouts->work);
 }
 
 void scouts_expect(struct scouts *scouts, const char *path, unsigned depth)
@@ -153,14 +165,14 @@ void scouts_expect(struct scouts *scouts, const char *path, unsigned depth)
     place->depth = depth;
     memcpy(place->path, path, path_bytes);
     buf_init(&place->records, scouts->max_bytes);
-    scouts->expected++;
     (void)pthread_mutex_lock(&scouts->lock);
     struct place **at = &scouts->first;
     while (*at && (*at)->depth >= depth)
         at = &(*at)->next;
     place->next = *at;
     *at = place;
-    (void)pthread_cond_signal(&scouts->work);
+    scouts->waiting++;
+    wake_if_worth_it(scouts);
     (void)pthread_mutex_unlock(&scouts->lock);
 }
 
@@ -173,13 +185,12 @@ static struct place *take_place(struct scouts *scouts, const char *path)
         at = &(*at)->next;
     struct place *place = *at;
     while (place && place->state == UNDER_WAY)
-        (void)pthread_cond_wait(&scouts->ready, &scouts->lock);
+        (void)pthread_cond_wait(&scouts->listed, &scouts->lock);
     if (place) {
         *at = place->next;
-        scouts->expected--;
-        if (place->state == READY)
-            scouts->ready_bytes -= place->records.len;
-        (void)pthread_cond_broadcast(&scouts->work);
+        scouts->waiting -= place->state == WAITING;
+        scouts->ready_bytes -= place->records.len; /* 0 of one that is WAITING */
+        wake_if_worth_it(scouts);
     }
     (void)pthread_mutex_unlock(&scouts->lock);
     return place;

@@ -10,9 +10,7 @@
 
 #include "agent/inspect.h"
 
-/* Directories that are expected at once, and bytes of records that are ready, beyond
- * which no other is begun. */
-#define SCOUTS_MAX_EXPECTED 64
+/* Bytes of records that are ready, beyond which no other directory is begun. */
 #define SCOUTS_MAX_READY_BYTES ((size_t)8 << 20)
 
 struct scouts;
@@ -24,9 +22,6 @@ must_check struct scouts *scouts_new(int root, unsigned flags, size_t max_bytes)
 void scouts_free(struct scouts *scouts);
 DEFINE_CLEANUP(cleanup_scouts_impl, struct scouts, scouts_free)
 #define cleanup_scouts cleanup(cleanup_scouts_impl)
-
-/* Whether one more may be expected.  Does not block. */
-bool scouts_have_room(const struct scouts *scouts);
 
 /*
  * Says that the directory at path will be entered.  Deeper ones come first, those of

@@ -8,13 +8,16 @@
 /* The records of one directory in memory. */
 #define LEVEL_MAX_BYTES ((size_t)1 << 30)
 #define PATH_MAX_BYTES ((size_t)1 << 20)
+/* Directories within one that the scouts are told of before the walk comes there. */
+#define MAX_TOLD 16
 
 /* A directory that the walk is in. */
 struct level {
     struct buf records;
-    size_t next;       /* position in records */
-    size_t told;       /* up to there the scouts know of its directories */
-    size_t path_bytes; /* of the directory's own path, within walk->path */
+    size_t next;         /* position in records */
+    size_t told;         /* up to there the scouts know of its directories, */
+    unsigned told_count; /* so many of which the walk has not come to */
+    size_t path_bytes;   /* of the directory's own path, within walk->path */
     unsigned depth;
     struct level *parent;
 };
@@ -23,7 +26,9 @@ struct walk {
     int root;
     unsigned flags;
     bool begun;
+    bool is_at_directory; /* which is entered next */
     struct scouts *scouts;
+    struct buf root_record;
     struct buf path; /* of the current directory or file */
     struct level *level;
 };
@@ -36,6 +41,7 @@ struct walk *walk_new(int root, unsigned flags)
     walk->root = root;
     walk->flags = flags;
     buf_init(&walk->path, PATH_MAX_BYTES);
+    buf_init(&walk->root_record, LEVEL_MAX_BYTES);
     walk->scouts = scouts_new(root, flags, LEVEL_MAX_BYTES);
     return walk->scouts ? take(walk) : NULL;
 }
@@ -55,6 +61,7 @@ void walk_free(struct walk *walk)
     while (walk->level)
         leave(walk);
     scouts_free(walk->scouts);
+    buf_done(&walk->root_record);
     buf_done(&walk->path);
     free(walk);
 }
@@ -80,18 +87,17 @@ static int tell_scouts(struct walk *walk, struct level *level)
     int r = 1;
     if (level->told < level->next)
         level->told = level->next;
-    while (level->told < level->records.len && scouts_have_room(walk->scouts)) {
+    while (r >= 0 && level->told < level->records.len && level->told_count < MAX_TOLD) {
         struct file file;
         r = file_read(level->records.data, level->records.len, &level->told, &file);
-        if (r > 0 && S_ISDIR(file.stat.mode)) {
-            r = set_path(walk, level, file.name);
-            if (r == 0)
-                scouts_expect(walk->scouts, buf_string(&walk->path), level->depth + 1);
-        }
-        if (r < 0)
-            return r;
+        if (r <= 0 || !S_ISDIR(file.stat.mode))
+            continue;
+        r = set_path(walk, level, file.name);
+        if (r == 0)
+            scouts_expect(walk->scouts, buf_string(&walk->path), level->depth + 1);
+        level->told_count++;
     }
-    return 0;
+    return r < 0 ? r : 0;
 }
 
 /* Goes into the directory that walk->path names.  One that is gone, or is none
@@ -114,52 +120,76 @@ static int enter(struct walk *walk)
     return r;
 }
 
-static int add_root(struct walk *walk, struct buf *out)
+static int begin(struct walk *walk, struct file *ret_file)
 {
+    size_t position = 0;
     walk->begun = true;
-    int r = inspect_file(walk->root, "", "", walk->flags, out);
-    return r < 0 ? r : enter(walk);
+    int r = inspect_file(walk->root, "", "", walk->flags, &walk->root_record);
+    if (r == 0)
+        r = file_read(walk->root_record.data, walk->root_record.len, &position, ret_file);
+    walk->is_at_directory = r > 0;
+    return r;
 }
 
-static int add_record(struct walk *walk, struct file *file, struct buf *out)
+/* The next file of the directory that the walk is in: 1, or 0 at its end. */
+static int next_of_level(struct walk *walk, struct level *level, struct file *ret_file)
 {
-    int r = set_path(walk, walk->level, file->name);
+    int r = tell_scouts(walk, level);
+    if (r == 0)
+        r = file_read(buf_string(&level->records), level->records.len, &level->next, ret_file);
+    if (r <= 0)
+        return r;
+    r = set_path(walk, level, ret_file->name);
     if (r < 0)
         return r;
+    ret_file->name = buf_string(&walk->path);
+    walk->is_at_directory = S_ISDIR(ret_file->stat.mode);
+    if (walk->is_at_directory && level->told_count > 0)
+        level->told_count--;
+    return 1;
+}
+
+int walk_step(struct walk *walk, struct file *ret_file)
+{
+    if (!walk->begun)
+        return begin(walk, ret_file);
+    int r = walk->is_at_directory ? enter(walk) : 0;
+    walk->is_at_directory = false;
+    while (r == 0 && walk->level) {
+        r = next_of_level(walk, walk->level, ret_file);
+        if (r == 0)
+            leave(walk);
+    }
+    return r;
+}
+
+const char *walk_path(const struct walk *walk)
+{
+    return buf_string(&walk->path);
+}
+
+static int add_record(const struct file *file, struct buf *out)
+{
     struct buf extents cleanup_buf;
     buf_init(&extents, FILE_MAX_EXTENTS * sizeof(struct file_extent));
+    int r = 0;
     for (size_t i = 0; i < file->extent_count && r == 0; i++) {
         struct file_extent extent = file_extent_at(file, i);
         r = buf_add(&extents, &extent, sizeof(extent));
     }
-    file->name = buf_string(&walk->path);
-    if (r == 0)
-        r = file_write(out, file, (const struct file_extent *)(const void *)extents.data);
-    if (r == 0 && S_ISDIR(file->stat.mode))
-        r = enter(walk);
-    return r;
+    return r < 0 ? r
+                 : file_write(out, file, (const struct file_extent *)(const void *)extents.data);
 }
 
-static int step(struct walk *walk, struct buf *out)
-{
-    struct level *level = walk->level;
-    struct file file;
-    int r = tell_scouts(walk, level);
-    if (r == 0)
-        r = file_read(buf_string(&level->records), level->records.len, &level->next, &file);
-    if (r > 0)
-        return add_record(walk, &file, out);
-    leave(walk);
-    return r;
-}
-
-int walk_next(struct walk *walk, size_t max_bytes, struct buf *out, const char **ret_path)
+int walk_next(struct walk *walk, size_t max_bytes, struct buf *out)
 {
     size_t begun = out->len;
-    int r = walk->begun ? 0 : add_root(walk, out);
-    while (r == 0 && walk->level && out->len - begun < max_bytes)
-        r = step(walk, out);
-    if (ret_path)
-        *ret_path = buf_string(&walk->path);
+    struct file file;
+    int r = 1;
+    while (r > 0 && out->len - begun < max_bytes) {
+        r = walk_step(walk, &file);
+        int added = r > 0 ? add_record(&file, out) : 0;
+        r = added < 0 ? added : r;
+    }
     return r < 0 ? r : out->len > begun;
 }

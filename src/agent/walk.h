@@ -21,13 +21,18 @@ DEFINE_CLEANUP(cleanup_walk_impl, struct walk, walk_free)
 #define cleanup_walk cleanup(cleanup_walk_impl)
 
 /*
- * Adds the next records, whose names are paths from the root (which is ""),
- * until more than about max_bytes are there: 1, or 0 when there are no more.
- * What goes meanwhile is passed over; a directory that may not be read, or
- * anything else that cannot be told, is an error: an archive must not silently
- * lack it.  *ret_path, where given, is then the place (valid until walk_free).
+ * The next file, its name being the path from the root (which is ""): 1, valid until the
+ * next call, or 0 when there are no more.  What goes meanwhile is passed over; a directory
+ * that may not be read, or anything else that cannot be told, is an error (-errno): an
+ * archive must not silently lack it.
  */
-must_check int walk_next(struct walk *walk, size_t max_bytes, struct buf *out,
-                         const char **ret_path);
+must_check int walk_step(struct walk *walk, struct file *ret_file);
+
+/* Adds the records of the next ones, until more than about max_bytes are there: 1, or 0
+ * when there are no more.  Errors as walk_step; -ENOMEM, -EMSGSIZE of out. */
+must_check int walk_next(struct walk *walk, size_t max_bytes, struct buf *out);
+
+/* Where it is, or what it failed at.  Valid until the next call. */
+const char *walk_path(const struct walk *walk);
 
 #endif

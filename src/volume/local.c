@@ -15,11 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
-
-/* Records that are handed on at once. */
-#define CHUNK_BYTES ((size_t)256 * 1024)
-#define CHUNK_MAX_BYTES ((size_t)64 << 20)
 
 struct local {
     atomic_int refs;
@@ -29,6 +26,7 @@ struct local {
 struct local_contents {
     struct contents head;
     int root;
+    bool has_no_devices; /* see inspect_open_file */
 };
 
 struct local_dir {
@@ -50,25 +48,16 @@ static int root_of(const struct contents *contents)
     return ((const struct local_contents *)contents)->root;
 }
 
+static bool has_no_devices(const struct contents *contents)
+{
+    return ((const struct local_contents *)contents)->has_no_devices;
+}
+
 static int local_stat(struct contents *contents, const char *path, unsigned flags,
                       struct cancel *cancel, struct buf *ret_record)
 {
     (void)cancel;
     return inspect_file(root_of(contents), path, "", flags, ret_record);
-}
-
-/* Hands the records of a chunk on, one by one. */
-static int hand_on(const struct buf *chunk, contents_fn *fn, void *data)
-{
-    size_t position = 0;
-    struct file file;
-    int r;
-    while ((r = file_read(buf_string(chunk), chunk->len, &position, &file)) > 0) {
-        r = fn(data, &file);
-        if (r < 0)
-            return r;
-    }
-    return r;
 }
 
 static int local_dir_open(struct contents *contents, const char *path, struct cancel *cancel,
@@ -106,19 +95,16 @@ static int local_walk(struct contents *contents, struct cancel *cancel, contents
     struct walk *walk cleanup_walk = walk_new(root_of(contents), INSPECT_XATTRS | INSPECT_EXTENTS);
     if (!walk)
         return fail_errno(why, ENOMEM, "listing");
-    struct buf chunk cleanup_buf;
-    buf_init(&chunk, CHUNK_MAX_BYTES);
-    const char *path;
+    struct file file;
     int r;
-    while ((r = walk_next(walk, CHUNK_BYTES, &chunk, &path)) > 0) {
+    while ((r = walk_step(walk, &file)) > 0) {
         if (cancel_is_raised(cancel))
             return fail_set(why, EINTR, "interrupted");
-        r = hand_on(&chunk, fn, data);
+        r = fn(data, &file);
         if (r < 0)
             return r;
-        buf_clear(&chunk);
     }
-    return r < 0 ? fail_errno(why, -r, "listing %s", path) : 0;
+    return r < 0 ? fail_errno(why, -r, "listing %s", walk_path(walk)) : 0;
 }
 
 static struct local_file *file_new(size_t room)
@@ -141,7 +127,8 @@ static int local_file_open(struct contents *contents, const char *path, uint64_t
 {
     (void)cancel;
     struct file_stat st;
-    cleanup_close int fd = inspect_open_file(root_of(contents), path, dev, id, &st);
+    cleanup_close int fd =
+        inspect_open_file(root_of(contents), path, has_no_devices(contents), dev, id, &st);
     if (fd < 0)
         return fd;
     struct local_file *file = file_new(0);
@@ -201,7 +188,7 @@ static int read_small(int fd, size_t size, struct contents_file **ret_file)
 /* Where a batch's files are: most of them in one directory after the other. */
 struct place {
     int root;
-    int opened; /* /proc/self/fd */
+    bool has_no_devices;
     int dir;
     const char *path; /* of dir */
     size_t path_bytes;
@@ -209,7 +196,6 @@ struct place {
 
 static void place_done(struct place *place)
 {
-    cleanup_close_impl(&place->opened);
     cleanup_close_impl(&place->dir);
 }
 
@@ -231,30 +217,15 @@ static int enter_parent(struct place *place, const char *path, const char **ret_
     return place->dir < 0 ? place->dir : 0;
 }
 
-/* The file itself, as beneath_open_regular opens it: no device by mistake. */
-static int open_found(const struct place *place, int found)
-{
-    char name[16];
-    (void)snprintf(name, sizeof(name), "%d", found);
-    int fd = openat(place->opened, name, O_RDONLY | O_CLOEXEC | O_NOATIME);
-    if (fd < 0 && errno == EPERM)
-        fd = openat(place->opened, name, O_RDONLY | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
-}
-
 static int open_want(struct place *place, const struct contents_want *want,
                      struct contents_file **ret_file)
 {
     const char *name;
-    int r = enter_parent(place, want->path, &name);
-    cleanup_close int found = r == 0 ? beneath_open(place->dir, name, O_PATH) : r;
     struct file_stat st;
-    r = found < 0 ? found : inspect_open(found, &st);
-    if (r < 0)
-        return r;
-    if (!S_ISREG(st.mode) || st.dev != want->dev || file_identity(&st) != want->id)
-        return -ESTALE;
-    cleanup_close int fd = open_found(place, found);
+    int r = enter_parent(place, want->path, &name);
+    cleanup_close int fd = r < 0 ? r
+                                 : inspect_open_file(place->dir, name, place->has_no_devices,
+                                                     want->dev, want->id, &st);
     if (fd < 0)
         return fd;
     if (st.size_bytes <= CONTENTS_SMALL_BYTES)
@@ -273,7 +244,7 @@ static void local_open_many(struct contents *contents, struct contents_want *wan
 {
     struct place place cleanup(place_done) = {
         .root = root_of(contents),
-        .opened = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC),
+        .has_no_devices = has_no_devices(contents),
         .dir = -1,
     };
     for (size_t i = 0; i < count; i++) {
@@ -325,6 +296,8 @@ struct contents *local_contents_at(int root)
     contents->head.ops = &local_ops;
     contents->head.refs = 1;
     contents->root = root;
+    struct statvfs fs;
+    contents->has_no_devices = fstatvfs(root, &fs) == 0 && fs.f_flag & ST_NODEV;
     return &contents->head;
 }
 
@@ -344,6 +317,11 @@ int local_contents(struct local *local, const char *mountpoint, struct contents 
     int root = open_as_engine(local, mountpoint);
     if (root < 0)
         return fail_errno(why, -root, "%s on the engine's side", mountpoint);
+    int own = beneath_own_mount(root);
+    if (own >= 0) { /* without it all is as safe, and takes longer */
+        (void)close(root);
+        root = own;
+    }
     struct contents *contents = local_contents_at(root);
     if (!contents)
         return fail_errno(why, ENOMEM, "%s", mountpoint);

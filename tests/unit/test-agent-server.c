@@ -238,6 +238,7 @@ static void a_walk_that_fails_says_where(void **state)
     int32_t handle = result_of(&client, request);
     assert_true(handle > 0);
     request = (struct agent_request){.type = AGENT_NEXT, .handle = (uint32_t)handle, .bytes = 1};
+    assert_int_equal(result_of(&client, request), 0); /* the root was told, now "a" */
     rlim_t before = limit_nofile(4);
     struct answer answer cleanup_answer = ask(&client, request);
     (void)limit_nofile(before);

@@ -224,7 +224,7 @@ static char *names_of_walk(unsigned flags, size_t chunk)
     struct buf names;
     buf_init(&names, 1 << 26);
     int r;
-    while ((r = walk_next(walk, chunk, &records, NULL)) > 0) {
+    while ((r = walk_next(walk, chunk, &records)) > 0) {
         size_t position = 0;
         struct file file;
         while (file_read(records.data, records.len, &position, &file) == 1)
@@ -283,7 +283,7 @@ static void a_walk_of_many_directories(void **state)
         struct walk *walk cleanup_walk = walk_new(root, 0);
         struct buf records cleanup_buf;
         buf_init(&records, 1 << 26);
-        assert_int_equal(walk_next(walk, chunk, &records, NULL), 1);
+        assert_int_equal(walk_next(walk, chunk, &records), 1);
     }
 }
 

@@ -180,7 +180,7 @@ static void for_each_file(int root, void (*fn)(void *data, const struct file *fi
     struct buf records cleanup_buf;
     int r;
     buf_init(&records, BYTES_MAX);
-    while ((r = walk_next(walk, 1 << 16, &records, NULL)) > 0) {
+    while ((r = walk_next(walk, 1 << 16, &records)) > 0) {
         struct file file;
         for (size_t at = 0; file_read(records.data, records.len, &at, &file) > 0;)
             fn(data, &file);
