@@ -52,8 +52,7 @@ static struct stat default_stat(const struct node *node)
                          .st_nlink = 1,
                          .st_uid = geteuid(),
                          .st_gid = getegid(),
-                         /* coreutils read in units of it */
-                         .st_blksize = 1 << 20};
+                         .st_blksize = NODE_BLOCK_BYTES};
 }
 
 void node_stat_made_up(struct stat *st, mode_t mode, uint64_t size, const struct timespec *mtime)

@@ -24,6 +24,13 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+/* st_blksize, by which cp and other programs read: what is read ahead, so that a piece is
+ * still in the processor's cache when it is written. */
+#define NODE_BLOCK_BYTES (256 << 10)
+
+/* How long the kernel may trust what never changes. */
+#define NODE_IMMUTABLE_SECONDS 3600.0
+
 /* Who asks.  Valid during the call. */
 struct request {
     pid_t thread; /* its thread id, as the kernel tells it; 0: not known */

@@ -13,7 +13,6 @@
 
 /* Entries that a directory hands out at once. */
 #define LIST_COUNT 256
-#define IMMUTABLE_SECONDS 3600.0
 /* Files up to this go to the kernel whole when they are first opened. */
 #define SMALL_BYTES ((uint64_t)64 * 1024)
 
@@ -354,7 +353,7 @@ static int entry_getattr(struct node *node, const struct request *request, struc
             return r;
     }
     fill_stat(entry, ret_stat);
-    *ret_seconds = IMMUTABLE_SECONDS;
+    *ret_seconds = NODE_IMMUTABLE_SECONDS;
     return 0;
 }
 
@@ -386,7 +385,7 @@ static int entry_lookup(struct node *dir, const struct request *request, const c
     if (r < 0)
         return tell(entry->opening, r, &question.why);
     *ret_child = question.child;
-    *ret_seconds = IMMUTABLE_SECONDS;
+    *ret_seconds = NODE_IMMUTABLE_SECONDS;
     return 0;
 }
 
@@ -554,9 +553,10 @@ static int emit_entry(void *data, const struct index_entry *found)
     }
     free(emission->lister->after);
     emission->lister->after = after;
-    struct stat st = {.st_blksize = 1 << 20};
+    struct stat st = {.st_blksize = NODE_BLOCK_BYTES};
     fill_stat(child, &st);
-    return emission->emit(emission->data, found->file.name, &child->node, &st, IMMUTABLE_SECONDS);
+    return emission->emit(emission->data, found->file.name, &child->node, &st,
+                          NODE_IMMUTABLE_SECONDS);
 }
 
 static int entry_list_next(struct node *node, struct lister *lister, const struct request *request,

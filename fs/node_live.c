@@ -461,7 +461,7 @@ static int emit_child(struct live *live, const struct lister *lister, const stru
     struct live *child = live_new_of(live->volume, join(lister->path, file->name), &file->stat);
     if (!child)
         return -ENOMEM;
-    struct stat st = {.st_ino = child->node.ino, .st_blksize = 1 << 20};
+    struct stat st = {.st_ino = child->node.ino, .st_blksize = NODE_BLOCK_BYTES};
     tree_fill_stat(&file->stat, &st);
     return emit(data, file->name, &child->node, &st, live->volume->tree->cache_seconds);
 }

@@ -26,13 +26,15 @@ static void now_free(struct node *node)
 static int now_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
                        double *ret_seconds)
 {
-    (void)ret_seconds; /* the next one who asks may have to wait for it to be made */
     struct now_archive_info info;
     int r = moment_stat(((struct now_tar *)node)->moment, request_process(request), request->cancel,
                         &info);
     if (r < 0)
         return r;
     node_stat_made_up(ret_stat, S_IFREG | 0600, info.bytes, &info.newest);
+    /* A moment does not change (and its name is looked up each time): else the kernel asks
+     * before each read(2). */
+    *ret_seconds = NODE_IMMUTABLE_SECONDS;
     return 0;
 }
 

@@ -29,7 +29,7 @@ static int text_getattr(struct node *node, const struct request *request, struct
     (void)request;
     const struct text *text = (const struct text *)node;
     node_stat_made_up(ret_stat, S_IFREG | 0600, text->len, &text->tree->mounted_at);
-    *ret_seconds = 3600; /* this inode never changes */
+    *ret_seconds = NODE_IMMUTABLE_SECONDS;
     return 0;
 }
 
