@@ -1,14 +1,16 @@
 """Fixtures of the mount tests.
 
-They need root, a Docker engine (DVOLFS_TEST_ENGINE=unix://..., else one is
-started), and the program, DVOLFS_BIN (else the one in build/).  DVOLFS_TEST_ACCESS
+They need root, a Docker engine (DVOLFS_TEST_ENGINE="unix://... unix://...": one of
+these, which is its own while it runs; else one is started), and the program, DVOLFS_BIN (else the one in build/).  DVOLFS_TEST_ACCESS
 is the way to the contents that mounts take where a test does not say (else auto).
 """
+import fcntl
 import itertools
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -69,14 +71,31 @@ def scratch(session_scratch):
     remove(directory)
 
 
+def reserve(hosts):
+    """One of the engines that nobody else tests with, for the life of this process."""
+    while True:
+        for host in hosts:
+            lock = open(host.removeprefix("unix://") + ".reserved", "w", encoding="ascii")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            reserved.append(lock)       # until the process ends
+            return host
+        time.sleep(0.2)
+
+
+reserved = []
+
+
 @pytest.fixture(scope="session")
 def shared_engine(session_scratch):
-    offered = os.environ.get("DVOLFS_TEST_ENGINE")
-    made = None if offered else session_scratch / "engine"
+    offered = os.environ.get("DVOLFS_TEST_ENGINE", "").split()
     if offered:
-        engine = Engine(offered, session_scratch)
+        engine = Engine(reserve(offered), session_scratch)
     else:
-        engine = PrivateEngine(made, session_scratch)
+        engine = PrivateEngine(session_scratch / "engine", session_scratch)
     yield engine
     engine.close()
 

@@ -356,15 +356,23 @@ def test_a_volume_that_is_removed_and_made_again(mount, engine, volume):
     assert (data / "file").read_text() == "old"
     inside = os.open(data / "directory", os.O_PATH)
     wait_for(lambda: engine.api("DELETE", f"/volumes/{name}")[0] == 204, "it can be removed")
-    wait_for(lambda: not data.exists(), "it is gone", SEEN)
-    assert fails(os.stat, "x", dir_fd=inside) in (errno.ENOENT, errno.ESTALE)
+    gone = (errno.ENOENT, errno.ESTALE)
+    def is_gone():
+        try:
+            data.stat()
+        except OSError as failure:
+            assert failure.errno in gone
+            return True
+        return False
+    wait_for(is_gone, "it is gone", SEEN)
+    assert fails(os.stat, "x", dir_fd=inside) in gone
     engine.volume(name)
     (engine.mountpoint(name) / "file").write_text("new")
     def is_new():
         try:
             text = (data / "file").read_text()
         except OSError as failure:
-            assert failure.errno in (errno.ENOENT, errno.ESTALE)
+            assert failure.errno in gone
             return False
         assert text == "new"
         return True
@@ -779,7 +787,7 @@ def test_many_open_it_while_it_is_written(mount, engine, volume, readers):
         thread.join(60)
         assert not thread.is_alive(), "stuck"
     assert not wrong
-    assert min(opened) > 10 and min(written) > 10
+    assert min(opened) > 0 and sum(opened) > 50 and min(written) > 10
     for file in range(4):
         assert (data / f"in place {file}").read_bytes() == version(written[file], 16_000)
 
