@@ -145,8 +145,8 @@ static int answer_open(const struct answers *answers, const struct agent_request
     if (request->flags & ~(uint32_t)AGENT_WANT_FD || asks_for_too_much(request))
         return -EINVAL;
     struct file_stat st;
-    cleanup_close int fd = inspect_open_file(answers->root, request->path, false, request->dev,
-                                             request->identity, &st);
+    cleanup_close int fd =
+        inspect_open_file(answers->root, request->path, request->dev, request->identity, &st);
     if (fd < 0)
         return fd;
     if (st.size_bytes <= request->bytes) {

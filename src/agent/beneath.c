@@ -2,7 +2,6 @@
 #include "agent/beneath.h"
 
 #include <fcntl.h>
-#include <linux/mount.h>
 #include <linux/openat2.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -128,19 +127,4 @@ int beneath_open(int root, const char *path, int flags)
         here = fd;
         path += len + 1;
     }
-}
-
-int beneath_own_mount(int root)
-{
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID |
-                                          MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME,
-                              .attr_clr = MOUNT_ATTR__ATIME};
-    cleanup_close int fd =
-        (int)syscall(SYS_open_tree, root, "",
-                     AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    if (syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0)
-        return -errno;
-    return take_fd(&fd);
 }

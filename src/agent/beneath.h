@@ -26,12 +26,4 @@ bool beneath_is_path(const char *path);
  */
 must_check int beneath_open(int root, const char *path, int flags);
 
-/*
- * The directory again, with what is mounted below it, in a mount of the caller's own that
- * nothing can be written to and no device opened through: open_tree(2), mount_setattr(2).
- * A descriptor, or -errno: -EPERM without CAP_SYS_ADMIN, -ENOSYS before Linux 5.12,
- * -EINVAL where the directory is in another mount namespace.
- */
-must_check int beneath_own_mount(int root);
-
 #endif

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -67,56 +68,37 @@ int inspect_open(int fd, struct file_stat *ret)
     return read_stat(fd, "", ret);
 }
 
-/* For reading, without leaving a time of access where we may: O_NOATIME is for the owner
- * and root. */
-static int open_quietly(int dir, const char *path, int flags)
+static pthread_once_t fds_once = PTHREAD_ONCE_INIT;
+static int fds = -1;
+
+static void open_fds(void)
 {
-    int fd = beneath_open(dir, path, O_RDONLY | O_NOATIME | flags);
-    return fd == -EPERM ? beneath_open(dir, path, O_RDONLY | flags) : fd;
+    fds = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-static bool is_wanted(const struct file_stat *st, uint64_t dev, uint64_t identity)
+/* The file that a descriptor with O_PATH is of, for reading: its link in proc(5) leads to
+ * that very file. */
+static int open_found(int found)
 {
-    return S_ISREG(st->mode) && st->dev == dev && file_identity(st) == identity;
+    char name[32];
+    (void)pthread_once(&fds_once, open_fds);
+    (void)snprintf(name, sizeof(name), "%s%d", fds < 0 ? "/proc/self/fd/" : "", found);
+    int fd = openat(fds, name, O_RDONLY | O_CLOEXEC | O_NOATIME);
+    if (fd < 0 && errno == EPERM) /* O_NOATIME is for the owner and root */
+        fd = openat(fds, name, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
 }
 
-/* What is found in the file's place may be opened too, but that does nothing. */
-static int open_at_once(int root, const char *path, uint64_t dev, uint64_t identity,
-                        struct file_stat *ret_stat)
-{
-    cleanup_close int fd = open_quietly(root, path, O_NONBLOCK);
-    int r = fd < 0 ? fd : inspect_open(fd, ret_stat);
-    if (r < 0)
-        return r;
-    return is_wanted(ret_stat, dev, identity) ? take_fd(&fd) : -ESTALE;
-}
-
-static int look_and_open(int root, const char *path, uint64_t dev, uint64_t identity,
-                         struct file_stat *ret_stat)
+int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identity,
+                      struct file_stat *ret_stat)
 {
     cleanup_close int found = beneath_open(root, path, O_PATH);
     int r = found < 0 ? found : inspect_open(found, ret_stat);
     if (r < 0)
         return r;
-    if (!is_wanted(ret_stat, dev, identity))
-        return -ESTALE;
-    /* The link leads to the very file that was looked at: proc(5), /proc/PID/fd. */
-    char link[32];
-    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", found);
-    int fd = open(link, O_RDONLY | O_CLOEXEC | O_NOATIME);
-    if (fd < 0 && errno == EPERM)
-        fd = open(link, O_RDONLY | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
-}
-
-int inspect_open_file(int root, const char *path, bool has_no_devices, uint64_t dev,
-                      uint64_t identity, struct file_stat *ret_stat)
-{
-    int fd = has_no_devices ? open_at_once(root, path, dev, identity, ret_stat) : -EACCES;
-    /* A device; a file with a lease (fcntl(2), F_SETLEASE); a socket. */
-    if (fd == -EACCES || fd == -EAGAIN || fd == -ENXIO)
-        fd = look_and_open(root, path, dev, identity, ret_stat);
-    return fd;
+    bool is_wanted =
+        S_ISREG(ret_stat->mode) && ret_stat->dev == dev && file_identity(ret_stat) == identity;
+    return is_wanted ? open_found(found) : -ESTALE;
 }
 
 /* The value of one attribute behind the packed ones; it may change its length
@@ -217,7 +199,7 @@ static int find_extents(int dir, const char *name, struct file *file, struct buf
     if (!S_ISREG(st->mode) || st->blocks >= (st->size_bytes + 511) / 512)
         return 0;
     struct file_stat opened;
-    cleanup_close int fd = inspect_open_file(dir, name, false, st->dev, file_identity(st), &opened);
+    cleanup_close int fd = inspect_open_file(dir, name, st->dev, file_identity(st), &opened);
     if (fd < 0) /* gone or unreadable: found out when it is read */
         return 0;
     int r = read_extents(fd, st->size_bytes, extents);
@@ -339,6 +321,13 @@ static int fill(struct listing *listing)
     int r = read_names(dir, listing);
     (void)closedir(dir);
     return r < 0 ? r : sort_names(listing);
+}
+
+/* For reading, without leaving a time of access where we may, as above. */
+static int open_quietly(int dir, const char *path, int flags)
+{
+    int fd = beneath_open(dir, path, O_RDONLY | O_NOATIME | flags);
+    return fd == -EPERM ? beneath_open(dir, path, O_RDONLY | flags) : fd;
 }
 
 int listing_open(int root, const char *path, struct listing **ret_listing)

@@ -54,14 +54,13 @@ must_check int inspect_open(int fd, struct file_stat *ret);
 
 /*
  * Opens the regular file at path for reading, provided it is still the one of dev and
- * identity (file_identity), and tells what it is.  Opening a device may do something
- * (tapes rewind, watchdogs bite), and whoever has the directory may put one there: so
- * what is there is looked at first, unless devices cannot be opened below root
- * (has_no_devices).  The descriptor, or -ESTALE: it is another, or none; errors as
- * beneath_open.
+ * identity (file_identity), and tells what it is.  What is there is looked at before it is
+ * opened: opening a device may do something (tapes rewind, watchdogs bite), and a fifo's
+ * writer waits for it; whoever has the directory may put one there.  The descriptor, or
+ * -ESTALE: it is another, or none; errors as beneath_open.
  */
-must_check int inspect_open_file(int root, const char *path, bool has_no_devices, uint64_t dev,
-                                 uint64_t identity, struct file_stat *ret_stat);
+must_check int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identity,
+                                 struct file_stat *ret_stat);
 
 /*
  * Writes what is dirty on the root's file system to the disk, so that whatever is

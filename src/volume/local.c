@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
 
 struct local {
@@ -26,7 +25,6 @@ struct local {
 struct local_contents {
     struct contents head;
     int root;
-    bool has_no_devices; /* see inspect_open_file */
 };
 
 struct local_dir {
@@ -46,11 +44,6 @@ struct local_file {
 static int root_of(const struct contents *contents)
 {
     return ((const struct local_contents *)contents)->root;
-}
-
-static bool has_no_devices(const struct contents *contents)
-{
-    return ((const struct local_contents *)contents)->has_no_devices;
 }
 
 static int local_stat(struct contents *contents, const char *path, unsigned flags,
@@ -127,8 +120,7 @@ static int local_file_open(struct contents *contents, const char *path, uint64_t
 {
     (void)cancel;
     struct file_stat st;
-    cleanup_close int fd =
-        inspect_open_file(root_of(contents), path, has_no_devices(contents), dev, id, &st);
+    cleanup_close int fd = inspect_open_file(root_of(contents), path, dev, id, &st);
     if (fd < 0)
         return fd;
     struct local_file *file = file_new(0);
@@ -188,7 +180,6 @@ static int read_small(int fd, size_t size, struct contents_file **ret_file)
 /* Where a batch's files are: most of them in one directory after the other. */
 struct place {
     int root;
-    bool has_no_devices;
     int dir;
     const char *path; /* of dir */
     size_t path_bytes;
@@ -223,9 +214,8 @@ static int open_want(struct place *place, const struct contents_want *want,
     const char *name;
     struct file_stat st;
     int r = enter_parent(place, want->path, &name);
-    cleanup_close int fd = r < 0 ? r
-                                 : inspect_open_file(place->dir, name, place->has_no_devices,
-                                                     want->dev, want->id, &st);
+    cleanup_close int fd =
+        r < 0 ? r : inspect_open_file(place->dir, name, want->dev, want->id, &st);
     if (fd < 0)
         return fd;
     if (st.size_bytes <= CONTENTS_SMALL_BYTES)
@@ -244,7 +234,6 @@ static void local_open_many(struct contents *contents, struct contents_want *wan
 {
     struct place place cleanup(place_done) = {
         .root = root_of(contents),
-        .has_no_devices = has_no_devices(contents),
         .dir = -1,
     };
     for (size_t i = 0; i < count; i++) {
@@ -296,8 +285,6 @@ struct contents *local_contents_at(int root)
     contents->head.ops = &local_ops;
     contents->head.refs = 1;
     contents->root = root;
-    struct statvfs fs;
-    contents->has_no_devices = fstatvfs(root, &fs) == 0 && fs.f_flag & ST_NODEV;
     return &contents->head;
 }
 
@@ -317,11 +304,6 @@ int local_contents(struct local *local, const char *mountpoint, struct contents 
     int root = open_as_engine(local, mountpoint);
     if (root < 0)
         return fail_errno(why, -root, "%s on the engine's side", mountpoint);
-    int own = beneath_own_mount(root);
-    if (own >= 0) { /* without it all is as safe, and takes longer */
-        (void)close(root);
-        root = own;
-    }
     struct contents *contents = local_contents_at(root);
     if (!contents)
         return fail_errno(why, ENOMEM, "%s", mountpoint);
