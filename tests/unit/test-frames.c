@@ -163,7 +163,8 @@ static void hostile_hashes(void **state)
             struct entry *entry = &tree.entries[i];
             entry->hash = (const uint64_t[]){7, i, tree.count - i, i % 3000, 3000 - i % 3000}[way];
             entry->header_bytes = BLOCK;
-            entry->slot_bytes = i % 5000 ? BLOCK * (1 + any(8)) : FRAMES_GROUP_BYTES - any(3) * BLOCK;
+            entry->slot_bytes =
+                i % 5000 ? BLOCK * (1 + any(8)) : FRAMES_GROUP_BYTES - any(3) * BLOCK;
         }
         struct frames *frames cleanup_frames = plan(&tree);
         check_plan(frames, &tree);

@@ -178,11 +178,12 @@ static void archives_of_all_kinds(void **state)
         struct snapshot *snapshot = must_open(name);
         check_tree(snapshot);
         snapshot_unref(snapshot);
-        assert_int_equal(try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst | "
-                               "tar -C out -xf - && diff -r --no-dereference --exclude=fifo tree "
-                               "out",
-                               name),
-                         0);
+        assert_int_equal(
+            try_shell("rm -rf out && mkdir out && zstd -dcq store/volume/%s.tar.zst | "
+                      "tar -C out -xf - && diff -r --no-dereference --exclude=fifo tree "
+                      "out",
+                      name),
+            0);
     }
     assert_int_equal(try_shell("test -z \"$(ls -A store/.new)\""), 0);
 }
@@ -195,7 +196,7 @@ static void our_own(void **state)
     must_import("x.tar", "one");
     must_import("store/volume/one.tar.zst", "two");
     assert_int_equal(try_shell("zstd -dcq store/volume/one.tar.zst >1; zstd -dcq "
-                           "store/volume/two.tar.zst | cmp - 1"),
+                               "store/volume/two.tar.zst | cmp - 1"),
                      0);
 }
 
@@ -204,9 +205,10 @@ static void not_an_archive(void **state)
     (void)state;
     struct fail why = FAIL_INIT;
     make_archive("", "x.tar");
-    assert_int_equal(try_shell("head -c 100000 x.tar >cut.tar; ln -s /etc out; echo x >tree/x; tar -cf "
-                           "up.tar -P -C tree x --transform 's,x,../../x,'"),
-                     0);
+    assert_int_equal(
+        try_shell("head -c 100000 x.tar >cut.tar; ln -s /etc out; echo x >tree/x; tar -cf "
+                  "up.tar -P -C tree x --transform 's,x,../../x,'"),
+        0);
     assert_int_equal(import("cut.tar", "cut", &why), -EILSEQ);
     assert_int_equal(import("up.tar", "up", &why), -EPERM);
     assert_int_equal(import("x.tar", ".x", &why), -EINVAL);
@@ -222,8 +224,8 @@ static void members_more_than_once(void **state)
 {
     (void)state;
     assert_int_equal(try_shell("mkdir -p tree/d && echo first >tree/f && ln tree/f tree/l && "
-                           "echo deep >tree/d/deep && tar -C tree -cf m.tar f l d/deep && "
-                           "rm tree/f && echo second >tree/f && tar -C tree -rf m.tar f"),
+                               "echo deep >tree/d/deep && tar -C tree -cf m.tar f l d/deep && "
+                               "rm tree/f && echo second >tree/f && tar -C tree -rf m.tar f"),
                      0);
     must_import("m.tar", "m");
     struct snapshot *snapshot = must_open("m");
@@ -254,8 +256,8 @@ static void without_its_index(void **state)
     char hex[65];
     for (size_t i = 0; i < sizeof(about.sha256); i++)
         (void)snprintf(hex + 2 * i, 3, "%02x", about.sha256[i]);
-    assert_int_equal(try_shell("echo '%s  store/volume/x.tar.zst' | sha256sum --check --status", hex),
-                     0);
+    assert_int_equal(
+        try_shell("echo '%s  store/volume/x.tar.zst' | sha256sum --check --status", hex), 0);
     /* It is the same that was made with the snapshot. */
     assert_int_equal(kept_rename(kept, "volume", "x", "y", NULL), 0);
     assert_int_equal(access("store/volume/y.index", F_OK), 0);
@@ -269,7 +271,8 @@ static void put_there_by_hand(void **state)
 {
     (void)state;
     make_archive("--zstd", "x.tar.zst");
-    assert_int_equal(try_shell("mkdir -p store/volume && cp x.tar.zst store/volume/hand.tar.zst"), 0);
+    assert_int_equal(try_shell("mkdir -p store/volume && cp x.tar.zst store/volume/hand.tar.zst"),
+                     0);
     struct snapshot *snapshot;
     struct fail why = FAIL_INIT;
     assert_int_equal(kept_open(kept, "volume", "hand", NULL, &snapshot, &why), -EBADMSG);
@@ -329,9 +332,10 @@ static void many_opened(void **state)
     (void)state;
     make_archive("", "x.tar");
     must_import("x.tar", "x");
-    assert_int_equal(try_shell("cd store/volume && for i in $(seq 100); do cp x.tar.zst n$i.tar.zst; "
-                           "cp x.index n$i.index; done"),
-                     0);
+    assert_int_equal(
+        try_shell("cd store/volume && for i in $(seq 100); do cp x.tar.zst n$i.tar.zst; "
+                  "cp x.index n$i.index; done"),
+        0);
     for (unsigned i = 1; i <= 100; i++) {
         char name[16];
         (void)snprintf(name, sizeof(name), "n%u", i);

@@ -773,7 +773,8 @@ static uint64_t shared_extents(const char *name)
 
 static void taken_over_by_sharing(const char *mkfs)
 {
-    if (!have_own_mounts() || try_shell("truncate -s 400M image && %s image >/dev/null 2>&1", mkfs) ||
+    if (!have_own_mounts() ||
+        try_shell("truncate -s 400M image && %s image >/dev/null 2>&1", mkfs) ||
         try_shell("mount -o loop image disk 2>/dev/null"))
         skip();
     taken_over("disk/one.zst", "disk/other.zst", true);

@@ -267,8 +267,8 @@ static void newest(void **state)
     publish(store, "v", "a", 'a');
     publish(store, "v", "m", 'm');
     assert_int_equal(try_shell("touch -d @1000000001.5 newest/v/a.tar.zst && "
-                           "touch -d @1000000001.4 newest/v/z.tar.zst && "
-                           "touch -d @1000000000.9 newest/v/m.tar.zst"),
+                               "touch -d @1000000001.4 newest/v/z.tar.zst && "
+                               "touch -d @1000000000.9 newest/v/m.tar.zst"),
                      0);
     assert_int_equal(store_newest(store, "v", &name, NULL), 0);
     assert_string_equal(name, "a");
@@ -282,8 +282,8 @@ static void what_is_no_snapshot(void **state)
     struct store *store cleanup_store = open_store("no-snapshot");
     publish(store, "v", "real", 'r');
     assert_int_equal(try_shell("cd no-snapshot/v && touch .hidden.tar.zst a.tar 'a b.tar.zst' "
-                           ".tar.zst x.index && mkdir dir.tar.zst && mkfifo fifo.tar.zst && "
-                           "ln -s real.tar.zst link.tar.zst"),
+                               ".tar.zst x.index && mkdir dir.tar.zst && mkfifo fifo.tar.zst && "
+                               "ln -s real.tar.zst link.tar.zst"),
                      0);
     assert_int_equal(store_list(store, "v", count_name, &count, NULL), 0);
     assert_int_equal(count, 1);
@@ -614,7 +614,7 @@ static void shared_blocks(void **state)
     (void)state;
     assert_int_equal(mkdir("xfs", 0700), 0);
     if (try_shell("truncate -s 400M xfs.img && mkfs.xfs -q -m reflink=1 xfs.img 2>/dev/null && "
-              "mount -o loop xfs.img xfs 2>/dev/null") != 0)
+                  "mount -o loop xfs.img xfs 2>/dev/null") != 0)
         skip(); /* that takes root, a loop device and xfsprogs */
     struct store *store = open_store("xfs/store");
     unsigned bytes = store_block_bytes(store);
