@@ -10,6 +10,7 @@ struct packing {
     const struct pack *pack;
     uint64_t next; /* the producer's */
     /* The consumer's: */
+    uint64_t placed; /* frames that are in the file, or in the run */
     struct seekable_writer *writer;
     struct seekable_frame run[RUN_FRAMES];
     size_t run_count;
@@ -28,14 +29,14 @@ static int produce(void *data, struct compress_chunk *chunk, struct fail *why)
 {
     struct packing *packing = data;
     const struct pack *pack = packing->pack;
+    /* What is taken over does not come this way: it would be in the way of what is. */
+    while (packing->next < frames_count(pack->frames) && is_known(pack, packing->next))
+        packing->next++;
     if (packing->next == frames_count(pack->frames))
         return 0;
     struct frames_frame frame;
     frames_frame(pack->frames, packing->next, &frame);
     chunk->cookie = packing->next++;
-    chunk->pass = is_known(pack, frame.index);
-    if (chunk->pass)
-        return 1;
     chunk->bytes = (size_t)frame.bytes;
     int r = pack->read(pack->data, frame.index, &frame, chunk->data, why);
     return r < 0 ? r : 1;
@@ -84,14 +85,23 @@ static int take_over(struct packing *packing, uint64_t index, struct fail *why)
     return add_to_run(packing, (size_t)packing->pack->known[index].from, why);
 }
 
+/* Those up to the one of that index, and with them the run. */
+static int take_over_until(struct packing *packing, uint64_t index, struct fail *why)
+{
+    int r = 0;
+    for (; r == 0 && packing->placed < index; packing->placed++)
+        r = cancel_is_raised(packing->pack->cancel) ? fail_set(why, EINTR, "interrupted")
+                                                    : take_over(packing, packing->placed, why);
+    return r < 0 ? r : end_run(packing, why);
+}
+
 static int consume(void *data, const struct compress_frame *frame, struct fail *why)
 {
     struct packing *packing = data;
-    if (frame->passed)
-        return take_over(packing, frame->cookie, why);
-    int r = end_run(packing, why);
+    int r = take_over_until(packing, frame->cookie, why);
     if (r < 0)
         return r;
+    packing->placed++;
     packing->result.read_bytes += frame->chunk_bytes;
     job_add_done(packing->pack->job, frame->chunk_bytes);
     return seekable_add_frame(packing->writer, frame->data, (uint32_t)frame->bytes,
@@ -115,7 +125,7 @@ static int run(struct packing *packing, struct fail *why)
         },
         why);
     if (r == 0)
-        r = end_run(packing, why);
+        r = take_over_until(packing, frames_count(pack->frames), why);
     if (r == 0)
         r = seekable_finish(packing->writer, packing->result.sha256, why);
     packing->result.file_bytes = seekable_file_bytes(packing->writer);

@@ -136,8 +136,6 @@ static int compress_slot(const struct pipeline *pipeline, void *context, struct 
     const struct codec *codec = pipeline->conf->codec;
     slot->frame_bytes = 0;
     slot->checksum = 0;
-    if (slot->chunk.pass)
-        return 0;
     ssize_t n = codec->compress(context, slot->chunk.data, slot->chunk.bytes, slot->frame,
                                 pipeline->frame_room, &slot->checksum);
     if (n < 0)
@@ -200,7 +198,6 @@ static int consume_slot(const struct pipeline *pipeline, const struct slot *slot
         .chunk_bytes = slot->chunk.bytes,
         .checksum = slot->checksum,
         .cookie = slot->chunk.cookie,
-        .passed = slot->chunk.pass,
     };
     return pipeline->conf->consume(pipeline->conf->data, &frame, why);
 }

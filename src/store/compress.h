@@ -2,8 +2,7 @@
 /*
  * Compression on all processors, in order, with bounded memory: chunks go in one
  * after another, each is compressed to a frame by whichever thread is free, and
- * the frames come out in the order the chunks went in.  Between them may pass
- * what needs no compression, in its place.
+ * the frames come out in the order the chunks went in.
  *
  * At any time no more than COMPRESS_SLOTS(threads) chunks are between in and out,
  * each with memory for itself and its frame.
@@ -23,17 +22,15 @@ struct compress_chunk {
     void *data;      /* room for chunk_max_bytes; the pipeline's */
     size_t bytes;    /* 0 at first; to be set */
     uint64_t cookie; /* 0 at first; the caller's own, comes out again */
-    bool pass;       /* false at first; true: nothing to compress, only the cookie counts */
 };
 
 /* What comes out. */
 struct compress_frame {
-    const void *data; /* valid until consume returns; nothing where passed */
+    const void *data; /* valid until consume returns */
     size_t bytes;
     size_t chunk_bytes;
     uint32_t checksum; /* see codec.h */
     uint64_t cookie;
-    bool passed;
 };
 
 struct compress_conf {

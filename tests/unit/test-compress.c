@@ -37,7 +37,6 @@ struct run {
     uint64_t fail_in_at; /* or NEVER */
     uint64_t fail_out_at;
     uint64_t cancel_at;
-    uint64_t pass_each;  /* every which one is passed, 0: none */
     uint64_t order_seed; /* numbers[i] is put in as the i-th */
     unsigned full;       /* the first consume waits until so many were produced */
     atomic_ullong produced;
@@ -75,7 +74,7 @@ static int produce(void *data, struct compress_chunk *chunk, struct fail *why)
     uint64_t place = atomic_load(&run->produced);
     assert_true(pthread_equal(pthread_self(), run->producer));
     assert_false(run->failed_in);
-    assert_true(chunk->bytes == 0 && chunk->cookie == 0 && !chunk->pass);
+    assert_true(chunk->bytes == 0 && chunk->cookie == 0);
     assert_true(place - atomic_load(&run->consumed) < COMPRESS_SLOTS(run->threads));
     if (place == run->fail_in_at) {
         run->failed_in = true;
@@ -86,9 +85,7 @@ static int produce(void *data, struct compress_chunk *chunk, struct fail *why)
     if (place == run->count)
         return 0;
     chunk->cookie = number_of(run, place);
-    chunk->pass = run->pass_each && chunk->cookie % run->pass_each == 0;
-    if (!chunk->pass)
-        chunk->bytes = fill(chunk->cookie, chunk->data);
+    chunk->bytes = fill(chunk->cookie, chunk->data);
     atomic_fetch_add(&run->produced, 1);
     return 1;
 }
@@ -98,11 +95,6 @@ static void check_frame(struct run *run, const struct compress_frame *frame)
     static unsigned char expected[CHUNK_BYTES];
     uint64_t number = frame->cookie;
     assert_int_equal(number, number_of(run, atomic_load(&run->consumed)));
-    assert_int_equal(frame->passed, run->pass_each && number % run->pass_each == 0);
-    if (frame->passed) {
-        assert_int_equal(frame->bytes, 0);
-        return;
-    }
     assert_int_equal(frame->chunk_bytes, fill(number, expected));
     assert_true(frame->bytes > 0);
     run->sums[number] = crc32(0, frame->data, (uInt)frame->bytes) | (uint64_t)frame->bytes << 32;
@@ -231,16 +223,6 @@ static void the_same_chunk_gives_the_same_frame(void **state)
             must_run(&other);
             assert_memory_equal(one.sums, other.sums, sizeof(one.sums));
         }
-    }
-}
-
-static void what_passes_keeps_its_place(void **state)
-{
-    (void)state;
-    for (uint64_t each = 1; each < 4; each++) {
-        struct run run = new_run(100);
-        run.pass_each = each;
-        must_run(&run);
     }
 }
 
@@ -395,7 +377,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tools_unpack_it),
         cmocka_unit_test(the_same_chunk_gives_the_same_frame),
-        cmocka_unit_test(what_passes_keeps_its_place),
         cmocka_unit_test(nothing),
         cmocka_unit_test(as_many_threads_as_processors),
         cmocka_unit_test(bounds),
