@@ -6,7 +6,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -68,24 +67,15 @@ int inspect_open(int fd, struct file_stat *ret)
     return read_stat(fd, "", ret);
 }
 
-static pthread_once_t fds_once = PTHREAD_ONCE_INIT;
-static int fds = -1;
-
-static void open_fds(void)
-{
-    fds = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-}
-
 /* The file that a descriptor with O_PATH is of, for reading: its link in proc(5) leads to
  * that very file. */
 static int open_found(int found)
 {
-    char name[32];
-    (void)pthread_once(&fds_once, open_fds);
-    (void)snprintf(name, sizeof(name), "%s%d", fds < 0 ? "/proc/self/fd/" : "", found);
-    int fd = openat(fds, name, O_RDONLY | O_CLOEXEC | O_NOATIME);
+    char link[32];
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", found);
+    int fd = open(link, O_RDONLY | O_CLOEXEC | O_NOATIME);
     if (fd < 0 && errno == EPERM) /* O_NOATIME is for the owner and root */
-        fd = openat(fds, name, O_RDONLY | O_CLOEXEC);
+        fd = open(link, O_RDONLY | O_CLOEXEC);
     return fd < 0 ? -errno : fd;
 }
 
