@@ -18,7 +18,7 @@
  *
  * Groups are smaller than the steps of a large entry because a file that changes takes
  * the rest of its group with it: of 57,000 files in groups of 1 MiB 1 % are in half of
- * the groups, in those of a quarter of that in a sixth.  It costs compression 2 %.
+ * the groups, in those of a quarter of that in a fifth (measured).
  *
  * No frame has over FRAMES_MAX_BYTES, and none under FRAMES_MIN_BYTES but the first,
  * the last, and what an entry with headers over FRAMES_MIN_BYTES leaves beside them.
