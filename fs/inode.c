@@ -7,8 +7,9 @@
 #include <uthash.h>
 
 #define ROOT_INO 1
-/* After so many forgotten nodes what malloc has of them goes back to the system: it is in
- * pieces among what stays, and malloc gives back no more than the end by itself. */
+/* After so many forgotten nodes, and no fewer than are left, what malloc has of them goes
+ * back to the system: it is in pieces among what stays, and malloc gives back no more than
+ * the end by itself.  A trim looks at all of memory: hence not for a few among many. */
 #define FORGOTTEN_BEFORE_TRIM 16384
 
 struct slot {
@@ -21,7 +22,7 @@ struct slot {
 struct inode_table {
     pthread_mutex_t lock;
     struct slot *slots;
-    uint64_t forgotten;
+    uint64_t forgotten; /* since the last trim */
 };
 
 /* With the lock. */
@@ -107,6 +108,16 @@ struct node *inode_table_get(struct inode_table *table, uint64_t ino)
     return slot ? node_ref(slot->node) : NULL;
 }
 
+/* With the lock. */
+static bool count_forgotten(struct inode_table *table)
+{
+    table->forgotten++;
+    if (table->forgotten < FORGOTTEN_BEFORE_TRIM || table->forgotten < HASH_COUNT(table->slots))
+        return false;
+    table->forgotten = 0;
+    return true;
+}
+
 void inode_table_forget(struct inode_table *table, uint64_t ino, uint64_t lookups)
 {
     struct node *node = NULL;
@@ -122,7 +133,7 @@ void inode_table_forget(struct inode_table *table, uint64_t ino, uint64_t lookup
         HASH_DEL(table->slots, slot);
         node = slot->node;
         free(slot);
-        is_time_to_trim = ++table->forgotten % FORGOTTEN_BEFORE_TRIM == 0;
+        is_time_to_trim = count_forgotten(table);
     }
     node_unref(node);
     if (is_time_to_trim)
