@@ -3,11 +3,14 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define MAX_THREADS 3 /* beside the walk's own */
 /* To wake a thread costs as much as to list a small directory: it is done for several. */
 #define WAITING_TO_WAKE 4
+/* Of records that are read between looks at whether anybody wants them still. */
+#define PIECE_BYTES ((size_t)1 << 20)
 
 struct place {
     struct place *next;
@@ -28,7 +31,7 @@ struct scouts {
     struct place *first;   /* as the walk will come to them */
     unsigned waiting;
     size_t ready_bytes;
-    bool stopping;
+    atomic_bool stopping;
     unsigned thread_count; /* the walk's own */
     pthread_t threads[MAX_THREADS];
 };
@@ -58,7 +61,7 @@ void scouts_free(struct scouts *scouts)
     if (!scouts)
         return;
     (void)pthread_mutex_lock(&scouts->lock);
-    scouts->stopping = true;
+    atomic_store(&scouts->stopping, true);
     (void)pthread_cond_broadcast(&scouts->work);
     (void)pthread_mutex_unlock(&scouts->lock);
     for (unsigned i = 0; i < scouts->thread_count; i++)
@@ -80,8 +83,11 @@ static int list_all(const struct scouts *scouts, const char *path, struct buf *r
     int r = listing_open(scouts->root, path, &listing);
     if (r < 0)
         return r;
-    while ((r = listing_next(listing, scouts->flags, scouts->max_bytes, records)) > 0)
-        ;
+    do
+        r = atomic_load(&scouts->stopping)
+                ? -EINTR
+                : listing_next(listing, scouts->flags, PIECE_BYTES, records);
+    while (r > 0);
     return r;
 }
 
@@ -122,7 +128,7 @@ static void *scout(void *data)
 {
     struct scouts *scouts = data;
     (void)pthread_mutex_lock(&scouts->lock);
-    while (!scouts->stopping) {
+    while (!atomic_load(&scouts->stopping)) {
         struct place *place = find_work(scouts);
         if (place)
             list_place(scouts, place);

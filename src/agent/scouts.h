@@ -18,7 +18,7 @@ struct scouts;
 /* root stays the caller's and must stay open; flags as for listing_next; max_bytes of
  * one directory's records.  No thread is started yet.  NULL: -ENOMEM. */
 must_check struct scouts *scouts_new(int root, unsigned flags, size_t max_bytes);
-/* Waits for the listings under way.  NULL is allowed. */
+/* Ends the listings under way, each after the names it reads just now.  NULL is allowed. */
 void scouts_free(struct scouts *scouts);
 DEFINE_CLEANUP(cleanup_scouts_impl, struct scouts, scouts_free)
 #define cleanup_scouts cleanup(cleanup_scouts_impl)
