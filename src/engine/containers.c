@@ -143,12 +143,12 @@ int engine_container_create(struct engine *engine, const char *json, struct canc
 int engine_container_start(struct engine *engine, const char *id, struct cancel *cancel,
                            struct fail *why)
 {
-    return engine_command(engine, "POST", "/containers/%s/start", id, cancel, why);
+    return engine_command(engine, "POST", "/containers/%s/start", id, cancel, NULL, why);
 }
 
 int engine_container_remove(struct engine *engine, const char *id, struct cancel *cancel,
                             struct fail *why)
 {
     /* v=0: never a volume with it, not even an anonymous one. */
-    return engine_command(engine, "DELETE", "/containers/%s?force=1&v=0", id, cancel, why);
+    return engine_command(engine, "DELETE", "/containers/%s?force=1&v=0", id, cancel, NULL, why);
 }

@@ -176,7 +176,8 @@ char *engine_escape(const char *text)
 }
 
 int engine_command(struct engine *engine, const char *method, const char *path_format,
-                   const char *name, struct cancel *cancel, struct fail *why)
+                   const char *name, struct cancel *cancel, struct http_response *ret_response,
+                   struct fail *why)
 {
     const char *place = strstr(path_format, "%s");
     cleanup_free char *escaped = engine_escape(name);
@@ -190,5 +191,5 @@ int engine_command(struct engine *engine, const char *method, const char *path_f
         engine,
         &(struct http_request){
             .method = method, .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        NULL, why);
+        ret_response, why);
 }

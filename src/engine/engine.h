@@ -71,11 +71,13 @@ must_check int engine_call(struct engine *engine, const struct http_request *req
                            struct http_response *ret_response, struct fail *why);
 
 /*
- * One exchange without a body, whose answer does not matter: method on path_format, in
- * which %s is `name` (escaped here).  Errors of engine_call.
+ * One exchange without a body: method on path_format, in which %s is `name` (escaped
+ * here).  *ret_response may be NULL where the answer does not matter.  Errors of
+ * engine_call.
  */
 must_check int engine_command(struct engine *engine, const char *method, const char *path_format,
-                              const char *name, struct cancel *cancel, struct fail *why);
+                              const char *name, struct cancel *cancel,
+                              struct http_response *ret_response, struct fail *why);
 
 /* A name as a part of a path or query (RFC 3986); malloc'ed, NULL without memory. */
 must_check char *engine_escape(const char *text);

@@ -32,7 +32,7 @@ int engine_image_import(struct engine *engine, const char *repo, const char *tag
 int engine_image_remove(struct engine *engine, const char *reference, struct cancel *cancel,
                         struct fail *why)
 {
-    return engine_command(engine, "DELETE", "/images/%s", reference, cancel, why);
+    return engine_command(engine, "DELETE", "/images/%s", reference, cancel, NULL, why);
 }
 
 int engine_images_prune(struct engine *engine, const char *label, struct cancel *cancel,
@@ -43,5 +43,5 @@ int engine_images_prune(struct engine *engine, const char *label, struct cancel 
         filters = NULL;
         return fail_errno(why, ENOMEM, "images");
     }
-    return engine_command(engine, "POST", "/images/prune?filters=%s", filters, cancel, why);
+    return engine_command(engine, "POST", "/images/prune?filters=%s", filters, cancel, NULL, why);
 }

@@ -57,28 +57,11 @@ int engine_volume_list(struct engine *engine, struct cancel *cancel,
     return 0;
 }
 
-static int call_on_volume(struct engine *engine, const char *method, const char *name,
-                          struct cancel *cancel, struct http_response *ret_response,
-                          struct fail *why)
-{
-    cleanup_free char *escaped = engine_escape(name);
-    cleanup_free char *path = NULL;
-    if (!escaped || asprintf(&path, "/volumes/%s", escaped) < 0) {
-        path = NULL;
-        return fail_errno(why, ENOMEM, "volume %s", name);
-    }
-    return engine_call(
-        engine,
-        &(struct http_request){
-            .method = method, .path = path, .deadline_ms = ENGINE_DEADLINE_MS, .cancel = cancel},
-        ret_response, why);
-}
-
 int engine_volume_label(struct engine *engine, const char *name, const char *label,
                         struct cancel *cancel, char **ret_value, struct fail *why)
 {
     struct http_response response cleanup_http_response = {0};
-    int r = call_on_volume(engine, "GET", name, cancel, &response, why);
+    int r = engine_command(engine, "GET", "/volumes/%s", name, cancel, &response, why);
     if (r < 0)
         return r;
     cJSON *json cleanup_json = json_parse(buf_string(&response.body), response.body.len);
@@ -95,7 +78,7 @@ int engine_volume_label(struct engine *engine, const char *name, const char *lab
 int engine_volume_remove(struct engine *engine, const char *name, struct cancel *cancel,
                          struct fail *why)
 {
-    return call_on_volume(engine, "DELETE", name, cancel, NULL, why);
+    return engine_command(engine, "DELETE", "/volumes/%s", name, cancel, NULL, why);
 }
 
 /* The body of a creation, malloc'ed; NULL without memory. */
