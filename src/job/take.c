@@ -136,6 +136,7 @@ static int pack_and_index(struct taking *taking, struct pack *pack, sound_fn *is
     int r = again_is_same(pack) ? copy_earlier(taking, pack, archive, index, why) : -EBADMSG;
     if (r != -EBADMSG)
         return r;
+    taking->conf->job->done_bytes = 0;
     r = pack_run(pack, &taking->packed, why);
     if (r == 0 && is_sound && !is_sound(taking))
         return -EAGAIN;
