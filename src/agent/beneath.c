@@ -4,9 +4,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 
 /* Below PATH_MAX (4096), which counts the NUL; a component has at most 255. */

@@ -74,7 +74,7 @@ static int open_found(int found)
     char link[32];
     (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", found);
     int fd = open(link, O_RDONLY | O_CLOEXEC | O_NOATIME);
-    if (fd < 0 && errno == EPERM) /* O_NOATIME is for the owner and root */
+    if (fd < 0 && errno == EPERM) /* as in open_quietly */
         fd = open(link, O_RDONLY | O_CLOEXEC);
     return fd < 0 ? -errno : fd;
 }
@@ -313,7 +313,8 @@ static int fill(struct listing *listing)
     return r < 0 ? r : sort_names(listing);
 }
 
-/* For reading, without leaving a time of access where we may, as above. */
+/* For reading, without leaving a time of access where we may: O_NOATIME is for the owner
+ * and root (open(2)). */
 static int open_quietly(int dir, const char *path, int flags)
 {
     int fd = beneath_open(dir, path, O_RDONLY | O_NOATIME | flags);
