@@ -1,8 +1,9 @@
 """Fixtures of the mount tests.
 
 They need root, a Docker engine (DVOLFS_TEST_ENGINE="unix://... unix://...": one of
-these, which is its own while it runs; else one is started), and the program, DVOLFS_BIN (else the one in build/).  DVOLFS_TEST_ACCESS
-is the way to the contents that mounts take where a test does not say (else auto).
+these, which is its own while it runs; else one is started), and the program, DVOLFS_BIN
+(else the one in build/).  DVOLFS_TEST_ACCESS is the way to the contents that mounts
+take where a test does not say (else auto).
 """
 import fcntl
 import itertools
@@ -71,6 +72,9 @@ def scratch(session_scratch):
     remove(directory)
 
 
+reserved = []
+
+
 def reserve(hosts):
     """One of the engines that nobody else tests with, for the life of this process."""
     while True:
@@ -84,9 +88,6 @@ def reserve(hosts):
             reserved.append(lock)       # until the process ends
             return host
         time.sleep(0.2)
-
-
-reserved = []
 
 
 @pytest.fixture(scope="session")

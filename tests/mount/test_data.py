@@ -631,9 +631,8 @@ def test_nothing_is_held_open_and_memory_is_given_back(mount, engine, volume):
     forget()
     assert made.descriptors() <= before + 10
     if not made.has_sanitizer():        # which keeps freed memory for a while
-        # At first malloc's own holes grow, by less each time.  What is kept of 8 times
-        # 6021 files would be more than this.
-        assert sizes[-1] <= sizes[3] + 4000, f"what the kernel forgot is kept: {sizes}"
+        # What is kept of 11 times 6021 files would be many times this.
+        assert sizes[-1] <= sizes[0] + 2000, f"what the kernel forgot is kept: {sizes}"
         assert sizes[-1] < 60_000
 
 
@@ -749,10 +748,13 @@ def test_many_open_it_while_it_is_written(mount, engine, volume, readers):
     # they may be interrupted: one of them may see what was there just before.
     strict = readers <= 4 and made.access(name) == "local"
     written, wrong, opened = [0] * 4, [], [0] * readers
-    end = time.monotonic() + 3
+    begun = time.monotonic()
+    def is_over():
+        """On a busy machine some come late to their turn."""
+        return time.monotonic() > begun + (3 if min(opened) > 10 else 40)
     def write():
         number = 0
-        while time.monotonic() < end:
+        while not is_over():
             number += 1
             file = number % 4
             with open(top / f"in place {file}", "r+b", buffering=0) as there:
@@ -762,7 +764,7 @@ def test_many_open_it_while_it_is_written(mount, engine, volume, readers):
             (top / "new").rename(top / f"replaced {file}")
     def read(reader):
         file = 0
-        while time.monotonic() < end and not wrong:
+        while not is_over() and not wrong:
             file = (file + 1) % 4
             least = written[file]
             found = (data / f"in place {file}").read_bytes()
@@ -787,7 +789,7 @@ def test_many_open_it_while_it_is_written(mount, engine, volume, readers):
         thread.join(60)
         assert not thread.is_alive(), "stuck"
     assert not wrong
-    assert min(opened) > 0 and sum(opened) > 50 and min(written) > 10
+    assert min(opened) > 10 and min(written) > 10
     for file in range(4):
         assert (data / f"in place {file}").read_bytes() == version(written[file], 16_000)
 
