@@ -73,6 +73,8 @@ struct helpers {
     unsigned creating; /* of those, whose ids are not known yet */
     bool stopping;
     time_t stop_by;
+    struct cancel *stop; /* raised then: of what the remover asks of the engine */
+    bool remover_ended;
     time_t strays_until; /* 0: none expected */
     time_t next_stray_look;
     time_t image_idle_since; /* 0: in use, or there is none */
@@ -168,9 +170,9 @@ static void remove_image(struct helpers *helpers)
 {
     cleanup_free char *name = image_name();
     struct fail why = FAIL_INIT;
-    int r = name ? engine_image_remove(helpers->engine, name, NULL, &why) : -ENOMEM;
+    int r = name ? engine_image_remove(helpers->engine, name, helpers->stop, &why) : -ENOMEM;
     /* Two of us that made it at the same time have left one without a name. */
-    (void)!engine_images_prune(helpers->engine, IMAGE_LABEL "=1", NULL, NULL);
+    (void)!engine_images_prune(helpers->engine, IMAGE_LABEL "=1", helpers->stop, NULL);
     /* -EBUSY: another dvolfs has a helper of it, and removes it in its turn. */
     if (r < 0 && r != -ENOENT && r != -EBUSY)
         log_event(helpers->log, "the image %s stays: %s", name ? name : HELPER_IMAGE,
@@ -223,14 +225,14 @@ static bool is_orphan(struct helpers *helpers, const struct engine_container *co
 int helpers_sweep(struct helpers *helpers, struct fail *why)
 {
     struct engine_container_list list;
-    int r = engine_container_list(helpers->engine, HELPER_LABEL, true, NULL, &list, why);
+    int r = engine_container_list(helpers->engine, HELPER_LABEL, true, helpers->stop, &list, why);
     if (r < 0)
         return r;
     int removed = 0;
     for (size_t i = 0; i < list.count && r >= 0; i++) {
         if (!is_orphan(helpers, &list.items[i]))
             continue;
-        r = engine_container_remove(helpers->engine, list.items[i].id, NULL, why);
+        r = engine_container_remove(helpers->engine, list.items[i].id, helpers->stop, why);
         if (r == -ENOENT || r == -EBUSY) /* somebody else is removing it */
             r = 0;
         removed++;
@@ -284,7 +286,7 @@ static void remove_first(struct helpers *helpers)
 {
     struct helper *helper = helpers->to_remove;
     (void)pthread_mutex_unlock(&helpers->lock);
-    int r = engine_container_remove(helpers->engine, helper->id, NULL, NULL);
+    int r = engine_container_remove(helpers->engine, helper->id, helpers->stop, NULL);
     (void)pthread_mutex_lock(&helpers->lock);
     /* Only this thread takes from the list; others append. */
     helpers->to_remove = helper->next;
@@ -353,6 +355,8 @@ static void *remover_main(void *arg)
     (void)pthread_mutex_lock(&helpers->lock);
     while (!remover_is_done(helpers))
         remover_step(helpers);
+    helpers->remover_ended = true;
+    (void)pthread_cond_broadcast(&helpers->changed);
     (void)pthread_mutex_unlock(&helpers->lock);
     return NULL;
 }
@@ -369,6 +373,7 @@ static void helpers_free(struct helpers *helpers)
     }
     (void)pthread_cond_destroy(&helpers->changed);
     turn_done(&helpers->image_turn);
+    cancel_unref(helpers->stop);
     (void)pthread_mutex_destroy(&helpers->lock);
     free(helpers);
 }
@@ -390,8 +395,11 @@ int helpers_start(struct engine *engine, struct log *log, struct helpers **ret_h
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     (void)pthread_cond_init(&helpers->changed, &attr);
     (void)pthread_condattr_destroy(&attr);
-    int r = owner_self(helpers->owner);
-    if (r < 0)
+    helpers->stop = cancel_new();
+    int r = helpers->stop ? owner_self(helpers->owner) : -errno;
+    if (!helpers->stop)
+        r = fail_errno(why, -r, "helpers");
+    else if (r < 0)
         r = fail_set(why, -r, "/proc does not say who this process is");
     else if ((r = pthread_create(&helpers->remover, NULL, remover_main, helpers)) != 0)
         r = fail_errno(why, r, "starting a thread");
@@ -415,7 +423,10 @@ void helpers_stop(struct helpers *helpers)
             helpers->strays_until = now_s() + STOP_STRAY_SECONDS;
         helpers->next_stray_look = now_s();
         (void)pthread_cond_broadcast(&helpers->changed);
+        while (!helpers->remover_ended && now_s() < helpers->stop_by)
+            wait_until(helpers, helpers->stop_by);
     }
+    cancel_raise(helpers->stop); /* an engine that hangs is not waited for */
     (void)pthread_join(helpers->remover, NULL);
     helpers_free(helpers);
 }

@@ -43,9 +43,8 @@ must_check int helpers_start(struct engine *engine, struct log *log, struct help
                              struct fail *why);
 
 /*
- * Removes what is left and ends the thread: at once, or after at most half a
- * minute where the engine does not answer.  No helper
- * may be open.  NULL is allowed.
+ * Removes what is left and ends the thread: at once, or after at most ten seconds
+ * where the engine does not answer.  No helper may be open.  NULL is allowed.
  */
 void helpers_stop(struct helpers *helpers);
 

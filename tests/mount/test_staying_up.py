@@ -58,6 +58,23 @@ def test_an_engine_that_hangs(mount, private_engine, filled, scratch):
     assert tree.tar_differences(scratch / "x.tar", private_engine.mountpoint(filled)) == []
 
 
+@pytest.mark.access("agent")
+def test_an_engine_that_hangs_at_the_end(mount, private_engine, filled):
+    """It is not waited for long; the next mount removes what was left."""
+    made = mount(private_engine)
+    os.listdir(made.data(filled))
+    assert len(private_engine.helpers()) == 1
+    private_engine.hang()
+    try:
+        begin = time.monotonic()
+        made.umount()
+        assert time.monotonic() - begin < 15
+    finally:
+        private_engine.resume()
+    mount(private_engine)
+    private_engine.wait_nothing_left()
+
+
 @pytest.mark.access("api")
 def test_an_engine_that_stops(mount, private_engine, filled, archive, scratch):
     made = mount(private_engine)
