@@ -3,18 +3,40 @@
 
 #include "tar/layout.h"
 
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
 struct catalog {
     const struct now_archive *archive;
     const struct layout *layout;
-    struct index_writer *writer;
+    bool is_read;    /* it is known what has gone */
     uint32_t *names; /* of each entry: how many it has; of a directory as stat(2) counts */
     struct buf xattrs;
     struct buf extents;
+
+    pthread_t thread;
+    bool has_thread;
+    atomic_bool given_up;
+    int result; /* of the thread */
+    struct fail why;
+    struct index_writer *writer;
+    char path[];
 };
+
+static bool is_missing(const struct catalog *catalog, size_t index)
+{
+    return catalog->is_read && now_archive_is_missing(catalog->archive, index);
+}
+
+/* ---- the entries ------------------------------------------------------------------- */
 
 static int count_names(struct catalog *catalog)
 {
     size_t count = layout_count(catalog->layout);
+    free(catalog->names);
     catalog->names = calloc(count + 1, sizeof(*catalog->names));
     if (!catalog->names)
         return -ENOMEM;
@@ -26,7 +48,7 @@ static int count_names(struct catalog *catalog)
         if (S_ISDIR(entry.mode)) {
             catalog->names[i] += 2;
             catalog->names[slot.parent] += i > 0;
-        } else if (!now_archive_is_missing(catalog->archive, i)) {
+        } else if (!is_missing(catalog, i)) {
             catalog->names[slot.link_to]++;
         }
     }
@@ -107,21 +129,95 @@ static int add_entry(struct catalog *catalog, size_t index, struct fail *why)
 static int add_all(struct catalog *catalog, struct fail *why)
 {
     int r = count_names(catalog);
-    for (size_t i = 0; i < layout_count(catalog->layout) && r == 0; i++)
-        if (!now_archive_is_missing(catalog->archive, i))
+    for (size_t i = 0; i < layout_count(catalog->layout) && r == 0; i++) {
+        if (atomic_load(&catalog->given_up))
+            r = -EINTR;
+        else if (!is_missing(catalog, i))
             r = add_entry(catalog, i, why);
+    }
     return r;
 }
 
-int catalog_write(const struct now_archive *archive, struct index_writer *writer, struct fail *why)
+static int write_entries(struct catalog *catalog, struct fail *why)
 {
-    struct catalog catalog = {
-        .archive = archive, .layout = now_archive_layout(archive), .writer = writer};
-    buf_init(&catalog.xattrs, FILE_MAX_XATTR_BYTES);
-    buf_init(&catalog.extents, FILE_MAX_EXTENTS * sizeof(struct file_extent));
-    int r = add_all(&catalog, why);
-    buf_done(&catalog.xattrs);
-    buf_done(&catalog.extents);
-    free(catalog.names);
-    return r;
+    int r = index_writer_new(catalog->path, &catalog->writer, why);
+    return r < 0 ? r : add_all(catalog, why);
+}
+
+/* ---- the thread ---------------------------------------------------------------------- */
+
+static void *write_ahead(void *data)
+{
+    struct catalog *catalog = data;
+    catalog->result = write_entries(catalog, &catalog->why);
+    return NULL;
+}
+
+static void wait_for_thread(struct catalog *catalog)
+{
+    if (catalog->has_thread)
+        (void)pthread_join(catalog->thread, NULL);
+    catalog->has_thread = false;
+}
+
+struct catalog *catalog_begin(const struct now_archive *archive, const char *path)
+{
+    size_t path_bytes = strlen(path) + 1;
+    struct catalog *catalog = calloc(1, sizeof(*catalog) + path_bytes);
+    if (!catalog)
+        return NULL;
+    memcpy(catalog->path, path, path_bytes);
+    catalog->archive = archive;
+    catalog->layout = now_archive_layout(archive);
+    buf_init(&catalog->xattrs, FILE_MAX_XATTR_BYTES);
+    buf_init(&catalog->extents, FILE_MAX_EXTENTS * sizeof(struct file_extent));
+    catalog->has_thread = pthread_create(&catalog->thread, NULL, write_ahead, catalog) == 0;
+    return catalog;
+}
+
+void catalog_free(struct catalog *catalog)
+{
+    if (!catalog)
+        return;
+    atomic_store(&catalog->given_up, true);
+    wait_for_thread(catalog);
+    index_writer_free(catalog->writer);
+    buf_done(&catalog->xattrs);
+    buf_done(&catalog->extents);
+    free(catalog->names);
+    free(catalog);
+}
+
+static bool has_gaps(const struct catalog *catalog)
+{
+    for (size_t i = 0; i < layout_count(catalog->layout); i++)
+        if (is_missing(catalog, i))
+            return true;
+    return false;
+}
+
+static int write_again(struct catalog *catalog, struct fail *why)
+{
+    index_writer_free(catalog->writer);
+    catalog->writer = NULL;
+    if (truncate(catalog->path, 0) < 0)
+        return fail_errno(why, errno, "the index");
+    return write_entries(catalog, why);
+}
+
+int catalog_end(struct catalog *catalog, struct index_writer **ret_writer, struct fail *why)
+{
+    bool is_written = catalog->has_thread;
+    wait_for_thread(catalog);
+    catalog->is_read = true;
+    int r = catalog->result;
+    if (r < 0 && why)
+        *why = catalog->why;
+    if (r == 0 && (!is_written || has_gaps(catalog)))
+        r = write_again(catalog, why);
+    if (r < 0)
+        return r;
+    *ret_writer = catalog->writer;
+    catalog->writer = NULL;
+    return 0;
 }

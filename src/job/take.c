@@ -81,13 +81,21 @@ static int add_keys(const struct taking *taking, const struct seekable *seekable
     return r;
 }
 
-static int fill_index(struct taking *taking, const struct seekable *seekable,
-                      struct index_writer *writer, struct fail *why)
+/* The index with its entries; catalog: of a volume's files. */
+static int index_entries(struct taking *taking, struct catalog *catalog, const char *path,
+                         struct index_writer **ret_writer, struct fail *why)
 {
-    int r = taking->archive ? catalog_write(taking->archive, writer, why)
-                            : members_write(taking->members, writer, why);
-    if (r == 0 && taking->known)
-        r = add_keys(taking, seekable, writer, why);
+    if (catalog)
+        return catalog_end(catalog, ret_writer, why);
+    int r = index_writer_new(path, ret_writer, why);
+    return r < 0 ? r : members_write(taking->members, *ret_writer, why);
+}
+
+/* The rest: what is known of the archive as it was packed. */
+static int end_index(const struct taking *taking, const struct seekable *seekable,
+                     struct index_writer *writer, struct fail *why)
+{
+    int r = taking->known ? add_keys(taking, seekable, writer, why) : 0;
     if (r < 0)
         return r;
     struct index_about about = {.archive_bytes = taking->packed.file_bytes,
@@ -98,17 +106,16 @@ static int fill_index(struct taking *taking, const struct seekable *seekable,
     return index_finish(writer, &about, why);
 }
 
-static int write_index(struct taking *taking, const struct store_new *archive,
-                       const struct store_new *index, struct fail *why)
+static int write_index(struct taking *taking, struct catalog *catalog,
+                       const struct store_new *archive, const struct store_new *index,
+                       struct fail *why)
 {
     struct seekable *seekable cleanup_seekable = NULL;
     struct index_writer *writer cleanup_index_writer = NULL;
     int r = seekable_open(archive->fd, &seekable, why);
     if (r == 0)
-        r = index_writer_new(index->path, &writer, why);
-    if (r < 0)
-        return r;
-    return fill_index(taking, seekable, writer, why);
+        r = index_entries(taking, catalog, index->path, &writer, why);
+    return r < 0 ? r : end_index(taking, seekable, writer, why);
 }
 
 /* Whether what was packed can stand; NULL: it always can. */
@@ -133,14 +140,26 @@ static int pack_and_index(struct taking *taking, struct pack *pack, sound_fn *is
                           const struct store_new *archive, const struct store_new *index,
                           struct fail *why)
 {
+    struct catalog *catalog cleanup_catalog =
+        taking->archive ? catalog_begin(taking->archive, index->path) : NULL;
+    if (taking->archive && !catalog)
+        return no_memory(taking->conf, why);
+    int r = pack_run(pack, &taking->packed, why);
+    if (r == 0 && is_sound && !is_sound(taking))
+        return -EAGAIN;
+    return r < 0 ? r : write_index(taking, catalog, archive, index, why);
+}
+
+static int fill_files(struct taking *taking, struct pack *pack, sound_fn *is_sound,
+                      const struct store_new *archive, const struct store_new *index,
+                      struct fail *why)
+{
+    uint64_t done_before = taking->conf->job->done_bytes;
     int r = again_is_same(pack) ? copy_earlier(taking, pack, archive, index, why) : -EBADMSG;
     if (r != -EBADMSG)
         return r;
-    taking->conf->job->done_bytes = 0;
-    r = pack_run(pack, &taking->packed, why);
-    if (r == 0 && is_sound && !is_sound(taking))
-        return -EAGAIN;
-    return r < 0 ? r : write_index(taking, archive, index, why);
+    taking->conf->job->done_bytes = done_before;
+    return pack_and_index(taking, pack, is_sound, archive, index, why);
 }
 
 static void tell_result(const struct taking *taking, struct take_result *ret_result)
@@ -169,7 +188,7 @@ static int make(struct taking *taking, struct pack *pack, sound_fn *is_sound,
     pack->block_bytes = store_block_bytes(conf->store);
     pack->job = conf->job;
     pack->frames = taking->frames;
-    r = pack_and_index(taking, pack, is_sound, &archive, &index, why);
+    r = fill_files(taking, pack, is_sound, &archive, &index, why);
     if (r == 0 && cancel_is_raised(pack->cancel))
         return fail_set(why, EINTR, "interrupted");
     if (r == 0)
