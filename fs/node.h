@@ -173,6 +173,9 @@ struct node_ops {
     int refuse_change;
     /* Adds a symbolic link's target. */
     int (*readlink)(struct node *node, const struct request *request, struct buf *out);
+    /* Whether get_xattr is worth a call, which may wait; NULL: always.  ls(1) asks every
+     * file for attributes that few have. */
+    bool (*may_have_xattr)(const char *name);
     /* Adds the value of an extended attribute; -ENODATA. */
     int (*get_xattr)(struct node *node, const struct request *request, const char *name,
                      struct buf *out);

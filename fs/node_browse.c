@@ -647,8 +647,8 @@ static void browse_free(struct node *node)
 static int browse_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
                           double *ret_seconds)
 {
-    (void)request, (void)ret_seconds;
-    tree_stat_dir(((struct browse *)node)->tree, 0700, ret_stat);
+    (void)request;
+    tree_stat_dir(((struct browse *)node)->tree, 0700, ret_stat, ret_seconds);
     return 0;
 }
 

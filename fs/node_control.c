@@ -181,8 +181,8 @@ static void control_free(struct node *node)
 static int control_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
                            double *ret_seconds)
 {
-    (void)request, (void)ret_seconds;
-    tree_stat_dir(((struct control *)node)->tree, 0700, ret_stat);
+    (void)request;
+    tree_stat_dir(((struct control *)node)->tree, 0700, ret_stat, ret_seconds);
     return 0;
 }
 

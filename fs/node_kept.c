@@ -146,13 +146,25 @@ static const struct {
 };
 #define XATTR_COUNT (sizeof(xattrs) / sizeof(*xattrs))
 
+/* XATTR_COUNT: it has none of that name. */
+static size_t find_xattr(const char *name)
+{
+    size_t i = 0;
+    while (i < XATTR_COUNT && strcmp(xattrs[i].name, name) != 0)
+        i++;
+    return i;
+}
+
+static bool archive_node_may_have_xattr(const char *name)
+{
+    return find_xattr(name) < XATTR_COUNT;
+}
+
 static int archive_node_get_xattr(struct node *node, const struct request *request,
                                   const char *name, struct buf *out)
 {
     struct kept_file *file = (struct kept_file *)node;
-    size_t i = 0;
-    while (i < XATTR_COUNT && strcmp(xattrs[i].name, name) != 0)
-        i++;
+    size_t i = find_xattr(name);
     if (i == XATTR_COUNT)
         return -ENODATA;
     cleanup_free char *held_name = name_of(file);
@@ -194,6 +206,7 @@ static const struct node_ops archive_node_ops = {
     .release = archive_node_release,
     .set_times = archive_node_set_times,
     .set_mode = archive_node_set_mode,
+    .may_have_xattr = archive_node_may_have_xattr,
     .get_xattr = archive_node_get_xattr,
     .list_xattrs = archive_node_list_xattrs,
     .refresh = archive_node_refresh,

@@ -45,8 +45,8 @@ static struct inbox *inbox_in(struct node *node)
 static int dir_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
                        double *ret_seconds)
 {
-    (void)request, (void)ret_seconds;
-    tree_stat_dir(inbox_in(node)->tree, 0700, ret_stat);
+    (void)request;
+    tree_stat_dir(inbox_in(node)->tree, 0700, ret_stat, ret_seconds);
     return 0;
 }
 

@@ -17,15 +17,15 @@ static void root_free(struct node *node)
 static int root_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
                         double *ret_seconds)
 {
-    (void)request, (void)ret_seconds;
-    tree_stat_dir(((struct root *)node)->tree, 0755, ret_stat);
+    (void)request;
+    tree_stat_dir(((struct root *)node)->tree, 0755, ret_stat, ret_seconds);
     return 0;
 }
 
 static int root_lookup(struct node *dir, const struct request *request, const char *name,
                        struct node **ret_child, double *ret_seconds)
 {
-    (void)request, (void)ret_seconds; /* names of volumes come and go: not cached */
+    (void)request;
     struct tree *tree = ((struct root *)dir)->tree;
     struct node *child;
     if (strcmp(name, CONTROL_NAME) == 0) {
@@ -40,6 +40,7 @@ static int root_lookup(struct node *dir, const struct request *request, const ch
     if (!child)
         return -ENOMEM;
     *ret_child = child;
+    *ret_seconds = VOLUME_NAME_SECONDS;
     return 0;
 }
 

@@ -26,8 +26,8 @@ static void volume_free(struct node *node)
 static int volume_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
                           double *ret_seconds)
 {
-    (void)request, (void)ret_seconds;
-    tree_stat_dir(((struct volume_dir *)node)->tree, 0755, ret_stat);
+    (void)request;
+    tree_stat_dir(((struct volume_dir *)node)->tree, 0755, ret_stat, ret_seconds);
     return 0;
 }
 

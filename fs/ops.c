@@ -560,6 +560,11 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
     struct call call;
     if (!call_init(&call, req, ino, run_getxattr))
         return;
+    if (call.node->ops->may_have_xattr && !call.node->ops->may_have_xattr(name)) {
+        call_fail(&call, -ENODATA);
+        call_done(&call);
+        return;
+    }
     call.size = size;
     call.name = strdup(name);
     if (call.name) {

@@ -37,6 +37,10 @@
  * it is there twice, in snapshots/ and browse/, and in other mounts of the store. */
 #define KEPT_SECONDS 1.0
 
+/* How long a volume's name may be trusted.  One that is removed elsewhere is to be gone
+ * within a second, of which the engine's event takes some. */
+#define VOLUME_NAME_SECONDS 0.5
+
 #define CONTROL_NAME ".dvolfs"
 
 struct inboxes;
@@ -86,8 +90,9 @@ uint64_t tree_hash_stat(const struct stat *st);
 /* All but the inode number. */
 void tree_fill_stat(const struct file_stat *from, struct stat *st);
 
-/* What every directory of fixed contents answers to getattr. */
-void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat);
+/* What every directory of our own answers to getattr: it never changes. */
+void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat,
+                   double *ret_seconds);
 
 /* The snapshots that are open for browse/, of a mount.  NULL: out of memory. */
 must_check struct openings *openings_new(void);
