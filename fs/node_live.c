@@ -208,10 +208,10 @@ static char *join(const char *dir, const char *name)
     char *path = malloc(dir_bytes + 1 + name_bytes + 1);
     if (!path)
         return NULL;
-    memcpy(path, dir, dir_bytes);
+    char *end = stpcpy(path, dir);
     if (dir_bytes)
-        path[dir_bytes++] = '/';
-    memcpy(path + dir_bytes, name, name_bytes + 1);
+        *end++ = '/';
+    (void)stpcpy(end, name);
     return path;
 }
 

@@ -83,6 +83,7 @@ int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identit
                       struct file_stat *ret_stat)
 {
     cleanup_close int found = beneath_open(root, path, O_PATH);
+    *ret_stat = (struct file_stat){0};
     int r = found < 0 ? found : inspect_open(found, ret_stat);
     if (r < 0)
         return r;

@@ -184,7 +184,7 @@ static int add_record(const struct file *file, struct buf *out)
 int walk_next(struct walk *walk, size_t max_bytes, struct buf *out)
 {
     size_t begun = out->len;
-    struct file file;
+    struct file file = {0};
     int r = 1;
     while (r > 0 && out->len - begun < max_bytes) {
         r = walk_step(walk, &file);

@@ -173,32 +173,36 @@ static int prepare_writer(struct index_writer *writer, struct fail *why)
     return 0;
 }
 
-static int open_writer(const char *path, struct index_writer **ret_writer, struct fail *why)
+/* Of no database yet. */
+static struct index_writer *new_writer(const char *path)
 {
     struct index_writer *writer cleanup_index_writer = calloc(1, sizeof(*writer));
     if (!writer || !(writer->path = strdup(path)))
-        return -ENOMEM;
+        return NULL;
     buf_init(&writer->record, RECORD_MAX_BYTES);
+    return take(writer);
+}
+
+static int open_writer(struct index_writer *writer, struct fail *why)
+{
     /* unix-none: whoever has the empty file at that path has it alone. */
-    int r = sqlite3_open_v2(path, &writer->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
+    int r = sqlite3_open_v2(writer->path, &writer->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
                             "unix-none");
     if (r != SQLITE_OK)
         return writer->db ? write_failed(writer, why) : -ENOMEM;
-    r = run(writer,
-            "PRAGMA page_size=4096; PRAGMA auto_vacuum=NONE; PRAGMA secure_delete=OFF;"
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
-            "PRAGMA cache_size=" WRITER_CACHE,
-            why);
-    if (r < 0)
-        return r;
-    *ret_writer = take(writer);
-    return 0;
+    return run(writer,
+               "PRAGMA page_size=4096; PRAGMA auto_vacuum=NONE; PRAGMA secure_delete=OFF;"
+               "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
+               "PRAGMA cache_size=" WRITER_CACHE,
+               why);
 }
 
 int index_writer_new(const char *path, struct index_writer **ret_writer, struct fail *why)
 {
-    struct index_writer *writer cleanup_index_writer = NULL;
-    int r = open_writer(path, &writer, why);
+    struct index_writer *writer cleanup_index_writer = new_writer(path);
+    if (!writer)
+        return -ENOMEM;
+    int r = open_writer(writer, why);
     if (r == 0)
         r = prepare_writer(writer, why);
     if (r < 0)
@@ -655,8 +659,10 @@ int index_copy(struct index *index, const char *path, int64_t taken_s, const cha
     about.taken_s = taken_s;
     memset(about.consistency, 0, sizeof(about.consistency));
     (void)strncpy(about.consistency, consistency, sizeof(about.consistency) - 1);
-    struct index_writer *writer cleanup_index_writer = NULL;
-    int r = open_writer(path, &writer, why);
+    struct index_writer *writer cleanup_index_writer = new_writer(path);
+    if (!writer)
+        return -ENOMEM;
+    int r = open_writer(writer, why);
     if (r == 0)
         r = copy_database(index, writer, why);
     if (r == 0)
