@@ -114,24 +114,25 @@ static struct opening *opening_ref(struct opening *opening)
     return opening;
 }
 
-static bool is_of(struct opening *opening, const char *volume, const char *name)
+/* Of one opening of that file; false: there is none. */
+static bool forget_one(struct openings *openings, uint64_t file)
 {
-    scoped_lock(&opening->lock);
-    return strcmp(opening->volume, volume) == 0 && strcmp(opening->name, name) == 0;
-}
-
-void openings_forget(struct openings *openings, const char *volume, const char *name)
-{
-    struct snapshot *snapshot = NULL;
+    struct snapshot *snapshot;
     {
         scoped_lock(&openings->lock);
         struct opening *at = openings->first;
-        while (at && !is_of(at, volume, name))
+        while (at && at->file != file)
             at = at->after;
-        if (at)
-            snapshot = take_snapshot(openings, at);
+        snapshot = at ? take_snapshot(openings, at) : NULL;
     }
     snapshot_unref(snapshot);
+    return snapshot;
+}
+
+void openings_forget(struct openings *openings, uint64_t file)
+{
+    while (forget_one(openings, file))
+        ;
 }
 
 /* Lets go of the snapshot. */
@@ -195,8 +196,11 @@ static int tell(struct opening *opening, int r, const struct fail *why)
         log_event(tree->log, "%s/browse/%s: %s", opening->volume, name, fail_text(why, r));
     if (r != -EBADMSG)
         return r;
-    kept_drop_index(tree->kept, opening->volume, name);
-    openings_forget(tree->openings, opening->volume, name);
+    struct stat archive; /* that name may be another's by now */
+    if (store_stat(kept_store(tree->kept), opening->volume, name, &archive) == 0 &&
+        tree_hash_stat(&archive) == opening->file)
+        kept_drop_index(tree->kept, opening->volume, name);
+    openings_forget(tree->openings, opening->file);
     return -EIO;
 }
 
@@ -231,7 +235,22 @@ static void hold(struct opening *opening, struct snapshot *snapshot)
     snapshot_unref(gone);
 }
 
-/* The snapshot; a reference. */
+/* Whether it is of the opening's file: another may have the name now. */
+static bool is_of(const struct opening *opening, const struct snapshot *snapshot)
+{
+    struct stat archive;
+    return fstat(snapshot_fd(snapshot), &archive) == 0 && tree_hash_stat(&archive) == opening->file;
+}
+
+/* Of one that was removed while it was opened, which openings_forget did not see. */
+static bool is_removed(const struct snapshot *snapshot)
+{
+    struct stat archive;
+    return fstat(snapshot_fd(snapshot), &archive) == 0 && archive.st_nlink == 0;
+}
+
+/* The snapshot; a reference.  -ESTALE: it has gone, or has another name that nobody has
+ * looked up yet. */
 static int reach(struct opening *opening, struct cancel *cancel, struct snapshot **ret_snapshot)
 {
     struct snapshot *snapshot = held(opening);
@@ -246,7 +265,13 @@ static int reach(struct opening *opening, struct cancel *cancel, struct snapshot
     int r = kept_open(opening->tree->kept, opening->volume, name, cancel, &snapshot, &why);
     if (r < 0)
         return r == -ENOENT ? -ESTALE : tell(opening, r == -EBADMSG ? -EIO : r, &why);
+    if (!is_of(opening, snapshot)) {
+        snapshot_unref(snapshot);
+        return -ESTALE;
+    }
     hold(opening, snapshot);
+    if (is_removed(snapshot))
+        drop(opening);
     *ret_snapshot = snapshot;
     return 0;
 }
@@ -696,9 +721,7 @@ static int browse_rmdir(struct node *node, const char *name)
 {
     const struct browse *dir = (const struct browse *)node;
     struct fail why = FAIL_INIT;
-    int r = kept_remove(dir->tree->kept, dir->volume, name, &why);
-    if (r == 0)
-        openings_forget(dir->tree->openings, dir->volume, name);
+    int r = tree_remove_kept(dir->tree, dir->volume, name, &why);
     log_event(dir->tree->log, "%s/browse/%s: %s", dir->volume, name,
               r < 0 ? fail_text(&why, r) : "removed");
     return r;

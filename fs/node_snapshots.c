@@ -266,9 +266,7 @@ static int snapshots_unlink(struct node *node, const char *name)
     if (r != -ENOENT || !kept_name(name, kept))
         return r == -ENOENT && is_now_name(name) ? -EPERM : r;
     struct fail why = FAIL_INIT;
-    r = kept_remove(dir->tree->kept, dir->volume, kept, &why);
-    if (r == 0)
-        openings_forget(dir->tree->openings, dir->volume, kept);
+    r = tree_remove_kept(dir->tree, dir->volume, kept, &why);
     log_event(dir->tree->log, "%s/snapshots/%s: %s", dir->volume, name,
               r < 0 ? fail_text(&why, r) : "removed");
     return r;
@@ -286,7 +284,12 @@ static int snapshots_rename(struct node *node, const struct request *request, co
         return r;
     if (!kept_name(to, kept_to))
         return -EINVAL;
-    return kept_rename(dir->tree->kept, dir->volume, kept_from, kept_to, NULL);
+    struct fail why = FAIL_INIT;
+    r = kept_rename(dir->tree->kept, dir->volume, kept_from, kept_to, &why);
+    if (r < 0)
+        log_event(dir->tree->log, "%s/snapshots/%s: not renamed: %s", dir->volume, from,
+                  fail_text(&why, r));
+    return r;
 }
 
 static const struct node_ops snapshots_ops = {

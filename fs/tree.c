@@ -48,3 +48,13 @@ uint64_t tree_hash_stat(const struct stat *st)
     x = mix(x ^ (uint64_t)st->st_mtim.tv_sec);
     return mix(x ^ (uint64_t)st->st_mtim.tv_nsec) >> 5;
 }
+
+int tree_remove_kept(struct tree *tree, const char *volume, const char *name, struct fail *why)
+{
+    struct stat archive;
+    bool is_there = store_stat(kept_store(tree->kept), volume, name, &archive) == 0;
+    int r = kept_remove(tree->kept, volume, name, why);
+    if (r == 0 && is_there)
+        openings_forget(tree->openings, tree_hash_stat(&archive));
+    return r;
+}

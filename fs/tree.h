@@ -97,8 +97,13 @@ void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat,
 /* The snapshots that are open for browse/, of a mount.  NULL: out of memory. */
 must_check struct openings *openings_new(void);
 void openings_free(struct openings *openings);
-/* The snapshot has gone: nothing but open files holds it any longer. */
-void openings_forget(struct openings *openings, const char *volume, const char *name);
+/* The archive of that number (tree_hash_stat) has gone: nothing but open files holds it any
+ * longer. */
+void openings_forget(struct openings *openings, uint64_t file);
+
+/* As kept_remove, and nothing of it stays open but files that are. */
+must_check int tree_remove_kept(struct tree *tree, const char *volume, const char *name,
+                                struct fail *why);
 
 /* What was dropped into the restore/ directories of a mount, with its receipts. */
 must_check struct inboxes *inboxes_new(void);

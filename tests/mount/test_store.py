@@ -229,6 +229,39 @@ def test_whoever_reads_goes_on(two, engine, volume, scratch, do):
         os.close(fd)
 
 
+@pytest.mark.parametrize("do", ["rm", "mv", "other mount"])
+def test_a_name_that_stands_for_another_now(two, engine, volume, do):
+    """Who is in a directory of the one that had it gets nothing of the one that has it."""
+    name, names = volume(), "abcdef"
+    top = engine.mountpoint(name)
+    (top / "sub").mkdir()
+    for file in names:
+        tree.write(top / "sub" / file, file.encode())
+    made, other = two
+    wait_for(lambda: made.volume(name).exists() and other.volume(name).exists(), "it appears")
+    archive = kept.take(made, name, "a")
+    there = os.open(kept.browse(made, name, "a") / "sub", os.O_RDONLY | os.O_DIRECTORY)
+    {"rm": lambda: os.unlink(archive),
+     "mv": lambda: os.rename(archive, kept.path(made, name, "b")),
+     "other mount": lambda: os.unlink(kept.path(other, name, "a"))}[do]()
+    tree.write(top / "sub/0", b"first of all")      # all others have other numbers now
+    kept.take(made, name, "a")
+    try:
+        assert set(os.listdir(there)) <= set(names)
+    except OSError as failure:
+        assert failure.errno in (errno.ESTALE, errno.ENOENT)
+    for file in names:
+        try:
+            fd = os.open(file, os.O_RDONLY, dir_fd=there)
+        except OSError as failure:
+            assert failure.errno in (errno.ESTALE, errno.ENOENT)
+            continue
+        assert os.read(fd, 100) == file.encode()
+        os.close(fd)
+    os.close(there)
+    assert (kept.browse(made, name, "a") / "sub/0").read_bytes() == b"first of all"
+
+
 # Much of everything
 def test_twelve_thousand_files(mount, engine, volume):
     name = volume()
