@@ -614,10 +614,9 @@ static void commit(struct layout *layout, const struct tar_entry *entry,
     bool is_directory = S_ISDIR(entry->mode);
     if (index == 0) {
         layout->dev = identity->dev;
-        layout->newest_s = entry->mtime_s;
-        layout->newest_ns = entry->mtime_ns;
+        layout->newest_s = identity->ctime_s;
+        layout->newest_ns = identity->ctime_ns;
     }
-    note_newest(layout, entry->mtime_s, entry->mtime_ns);
     note_newest(layout, identity->ctime_s, identity->ctime_ns);
     layout->names_bytes += strlen(position->base) + 1;
     layout->extra_count += layout->slots[index].extra != NONE;

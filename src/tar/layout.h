@@ -74,7 +74,8 @@ void layout_finish(struct layout *layout);
 uint64_t layout_bytes(const struct layout *layout);
 size_t layout_count(const struct layout *layout);
 
-/* The newest of all mtimes and ctimes: the last change in the tree. */
+/* The newest of all ctimes: the last change in the tree.  (Every change sets a file's ctime;
+ * its mtime may be anything, and one in the future would hide all changes until then.) */
 void layout_newest(const struct layout *layout, int64_t *ret_s, uint32_t *ret_ns);
 
 /* Where an entry stands: its headers, then its data (in a sparse file: map and
