@@ -32,7 +32,8 @@ struct scouts {
     unsigned waiting;
     size_t ready_bytes;
     atomic_bool stopping;
-    unsigned thread_count; /* the walk's own */
+    bool begun; /* the walk's own, like the next two */
+    unsigned thread_count;
     pthread_t threads[MAX_THREADS];
 };
 
@@ -142,6 +143,9 @@ static void *scout(void *data)
 /* As many as there are processors that the walk leaves alone. */
 static void start_threads(struct scouts *scouts)
 {
+    if (scouts->begun)
+        return;
+    scouts->begun = true;
     cpu_set_t set;
     CPU_ZERO(&set);
     int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) - 1 : 0;
@@ -162,8 +166,7 @@ static void wake_if_worth_it(struct scouts *scouts)
 
 void scouts_expect(struct scouts *scouts, const char *path, unsigned depth)
 {
-    if (scouts->thread_count == 0)
-        start_threads(scouts);
+    start_threads(scouts);
     size_t path_bytes = strlen(path) + 1;
     struct place *place = scouts->thread_count > 0 ? calloc(1, sizeof(*place) + path_bytes) : NULL;
     if (!place)
@@ -205,14 +208,15 @@ static struct place *take_place(struct scouts *scouts, const char *path)
 int scouts_list(struct scouts *scouts, const char *path, struct buf *records)
 {
     struct place *place = take_place(scouts, path);
-    if (!place || place->state == WAITING) {
-        if (place)
-            place_free(place);
-        return list_all(scouts, path, records);
+    bool is_listed = place && place->state == READY && place->result == 0;
+    if (is_listed) {
+        buf_done(records);
+        *records = place->records;
+        free(place);
+        return 0;
     }
-    int r = place->result;
-    buf_done(records);
-    *records = place->records;
-    free(place);
-    return r;
+    /* A scout's failure may be due to there being several, without memory or descriptors. */
+    if (place)
+        place_free(place);
+    return list_all(scouts, path, records);
 }

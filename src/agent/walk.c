@@ -113,7 +113,8 @@ static int enter(struct walk *walk)
     level->depth = walk->level ? walk->level->depth + 1 : 0;
     walk->level = level;
     int r = scouts_list(walk->scouts, buf_string(&walk->path), &level->records);
-    if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP) {
+    bool is_gone = r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
+    if (is_gone && level->parent) { /* an archive must not silently be empty, though */
         leave(walk);
         r = 0;
     }
