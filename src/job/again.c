@@ -30,9 +30,7 @@ static int copy_by_hand(int from, int to, off_t offset, size_t len)
     if (!piece)
         return -ENOMEM;
     ssize_t n = fd_pread_full(from, piece, len, (uint64_t)offset);
-    if (n < 0)
-        return (int)n;
-    if ((size_t)n < len)
+    if (n < 0 || (size_t)n < len)
         return -EBADMSG;
     return fd_pwrite_all(to, piece, len, (uint64_t)offset);
 }
@@ -46,9 +44,9 @@ static int copy_piece(int from, int to, uint64_t at, size_t len)
         ssize_t n = copy_file_range(from, &in, to, &out, len, 0);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0 && (errno == ENOSPC || errno == EIO || errno == EDQUOT))
+        if (n < 0 && (errno == ENOSPC || errno == EDQUOT))
             return -errno;
-        if (n <= 0)
+        if (n <= 0) /* also to learn which of the two cannot be read or written */
             return copy_by_hand(from, to, in, len);
         len -= (size_t)n;
     }

@@ -19,6 +19,7 @@ struct catalog {
 
     pthread_t thread;
     bool has_thread;
+    struct cancel *cancel;
     atomic_bool given_up;
     int result; /* of the thread */
     struct fail why;
@@ -130,8 +131,8 @@ static int add_all(struct catalog *catalog, struct fail *why)
 {
     int r = count_names(catalog);
     for (size_t i = 0; i < layout_count(catalog->layout) && r == 0; i++) {
-        if (atomic_load(&catalog->given_up))
-            r = -EINTR;
+        if (atomic_load(&catalog->given_up) || cancel_is_raised(catalog->cancel))
+            r = fail_set(why, EINTR, "interrupted");
         else if (!is_missing(catalog, i))
             r = add_entry(catalog, i, why);
     }
@@ -160,7 +161,8 @@ static void wait_for_thread(struct catalog *catalog)
     catalog->has_thread = false;
 }
 
-struct catalog *catalog_begin(const struct now_archive *archive, const char *path)
+struct catalog *catalog_begin(const struct now_archive *archive, const char *path,
+                              struct cancel *cancel)
 {
     size_t path_bytes = strlen(path) + 1;
     struct catalog *catalog = calloc(1, sizeof(*catalog) + path_bytes);
@@ -168,6 +170,7 @@ struct catalog *catalog_begin(const struct now_archive *archive, const char *pat
         return NULL;
     memcpy(catalog->path, path, path_bytes);
     catalog->archive = archive;
+    catalog->cancel = cancel;
     catalog->layout = now_archive_layout(archive);
     buf_init(&catalog->xattrs, FILE_MAX_XATTR_BYTES);
     buf_init(&catalog->extents, FILE_MAX_EXTENTS * sizeof(struct file_extent));

@@ -14,12 +14,13 @@
 struct catalog;
 
 /* Begins with the entries of a virtual archive, into the empty file at path; both must
- * stay until catalog_free.  NULL: -ENOMEM.  Does not block. */
-must_check struct catalog *catalog_begin(const struct now_archive *archive, const char *path);
+ * stay until catalog_free, as must cancel.  NULL: -ENOMEM.  Does not block. */
+must_check struct catalog *catalog_begin(const struct now_archive *archive, const char *path,
+                                         struct cancel *cancel);
 
 /* Waits, once the archive was read, for all entries but those that were gone then.  The
  * writer is the caller's, for the rest; to be called once.  Errors of index_writer_new and
- * index_add; -ENOMEM, -EMSGSIZE. */
+ * index_add; -ENOMEM, -EMSGSIZE, -EINTR. */
 must_check int catalog_end(struct catalog *catalog, struct index_writer **ret_writer,
                            struct fail *why);
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "job/earlier.h"
 
+#include "base/fd.h"
+
 #include <endian.h>
 #include <string.h>
 #include <xxhash.h>
@@ -17,14 +19,22 @@ struct earlier {
     size_t room;
     uint32_t *places; /* of the frames with something in them, in the table */
     size_t place_count;
+    char *stored; /* a frame's bytes, of so much room */
+    size_t stored_room;
 };
 
+uint64_t frame_stored_hash(const void *data, size_t bytes)
+{
+    return XXH3_64bits(data, bytes);
+}
+
 void frame_key_pack(struct frame_key key, uint64_t number, const struct seekable_frame *frame,
-                    uint8_t ret_packed[INDEX_KEY_BYTES])
+                    uint64_t stored, uint8_t ret_packed[INDEX_KEY_BYTES])
 {
     const uint64_t bound[] = {
         htole64(key.low),      htole64(key.high),          htole64(number),
-        htole64(frame->bytes), htole64(frame->file_bytes), htole64(frame->checksum)};
+        htole64(frame->bytes), htole64(frame->file_bytes), htole64(frame->checksum),
+        htole64(stored)};
     uint64_t packed[] = {bound[0], htole64(XXH3_64bits(bound, sizeof(bound)))};
     memcpy(ret_packed, packed, sizeof(packed));
 }
@@ -114,6 +124,7 @@ void earlier_close(struct earlier *earlier)
     snapshot_unref(earlier->snapshot);
     free(earlier->known);
     free(earlier->places);
+    free(earlier->stored);
     free(earlier);
 }
 
@@ -132,7 +143,27 @@ static size_t lower_bound(const struct earlier *earlier, const uint8_t *half)
     return low;
 }
 
-int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64_t bytes)
+/* False: it cannot be read. */
+static bool hash_stored(struct earlier *earlier, const struct seekable_frame *frame,
+                        uint64_t *ret_stored)
+{
+    if (earlier->stored_room < frame->file_bytes) {
+        free(take(earlier->stored));
+        earlier->stored_room = 0;
+        if (!(earlier->stored = malloc(frame->file_bytes)))
+            return false;
+        earlier->stored_room = frame->file_bytes;
+    }
+    ssize_t n =
+        fd_pread_full(earlier_fd(earlier), earlier->stored, frame->file_bytes, frame->file_offset);
+    if (n < 0 || (size_t)n < frame->file_bytes)
+        return false;
+    *ret_stored = frame_stored_hash(earlier->stored, frame->file_bytes);
+    return true;
+}
+
+int64_t earlier_find(struct earlier *earlier, struct frame_key key, uint64_t bytes,
+                     uint64_t *ret_stored)
 {
     uint64_t half = htole64(key.low);
     for (size_t i = lower_bound(earlier, (const uint8_t *)&half); i < earlier->count; i++) {
@@ -145,8 +176,10 @@ int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64
             continue;
         uint32_t place = earlier->places[known->number];
         seekable_frame(snapshot_seekable(earlier->snapshot), place, &frame);
-        frame_key_pack(key, known->number, &frame, packed);
-        if (frame.bytes == bytes && compare(known->packed, packed) == 0)
+        if (frame.bytes != bytes || !hash_stored(earlier, &frame, ret_stored))
+            continue;
+        frame_key_pack(key, known->number, &frame, *ret_stored, packed);
+        if (compare(known->packed, packed) == 0)
             return place;
     }
     return -1;

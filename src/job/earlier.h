@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Frames of an earlier snapshot of a volume, found by what they were made of.
- *
- * Immutable once it is open: any thread may look.
  */
 #ifndef DVOLFS_JOB_EARLIER_H
 #define DVOLFS_JOB_EARLIER_H
@@ -19,13 +17,17 @@ struct frame_key {
     uint64_t high;
 };
 
+/* A hash of a frame as it is stored, compressed. */
+uint64_t frame_stored_hash(const void *data, size_t bytes);
+
 /*
  * What an index has as the key of frame `number` (not counting frames with nothing in
  * them): half of the key, and a hash that binds it to the frame as the archive's own
- * table has it.  So a damaged index names no frame for another.
+ * table has it, and to its stored bytes (frame_stored_hash).  So a damaged index names no
+ * frame for another, and a frame that was damaged since is not found.
  */
 void frame_key_pack(struct frame_key key, uint64_t number, const struct seekable_frame *frame,
-                    uint8_t ret_packed[INDEX_KEY_BYTES]);
+                    uint64_t stored, uint8_t ret_packed[INDEX_KEY_BYTES]);
 
 struct earlier;
 
@@ -36,8 +38,13 @@ void earlier_close(struct earlier *earlier);
 DEFINE_CLEANUP(cleanup_earlier_impl, struct earlier, earlier_close)
 #define cleanup_earlier cleanup(cleanup_earlier_impl)
 
-/* Its frame of that key which holds so many bytes: where in its table it is; -1: it has none. */
-int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64_t bytes);
+/*
+ * Its frame of that key which holds so many bytes: where in its table it is, and the hash of
+ * its stored bytes, which are read for that; -1: it has none, or it is damaged or cannot be
+ * read.  One thread.  Blocks on the disk.
+ */
+int64_t earlier_find(struct earlier *earlier, struct frame_key key, uint64_t bytes,
+                     uint64_t *ret_stored);
 
 /* Where in its table frame `number` is, not counting those with nothing in them; -1: it has
  * not so many. */

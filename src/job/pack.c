@@ -102,6 +102,8 @@ static int consume(void *data, const struct compress_frame *frame, struct fail *
     if (r < 0)
         return r;
     packing->placed++;
+    if (packing->pack->known)
+        packing->pack->known[frame->cookie].stored = frame_stored_hash(frame->data, frame->bytes);
     packing->result.read_bytes += frame->chunk_bytes;
     job_add_done(packing->pack->job, frame->chunk_bytes);
     return seekable_add_frame(packing->writer, frame->data, (uint32_t)frame->bytes,

@@ -16,8 +16,9 @@
 /* What is known of a frame. */
 struct pack_frame {
     struct frame_key key;
-    int32_t from; /* where it is in the earlier one's table, -1: nowhere */
-    bool has_key; /* the next snapshot may take it over */
+    int32_t from;    /* where it is in the earlier one's table, -1: nowhere */
+    uint64_t stored; /* frame_stored_hash; pack_run sets it of those that are compressed */
+    bool has_key;    /* the next snapshot may take it over */
 };
 
 struct pack {

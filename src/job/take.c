@@ -73,7 +73,7 @@ static int add_keys(const struct taking *taking, const struct seekable *seekable
             continue;
         const struct pack_frame *known = &taking->known[number];
         uint8_t packed[INDEX_KEY_BYTES];
-        frame_key_pack(known->key, number, &frame, packed);
+        frame_key_pack(known->key, number, &frame, known->stored, packed);
         if (known->has_key)
             r = index_add_frame(writer, number, packed, why);
         number++;
@@ -122,17 +122,15 @@ static int write_index(struct taking *taking, struct catalog *catalog,
 typedef bool sound_fn(const struct taking *taking);
 
 /* Both files as the earlier one's, of which all would be taken over; -EBADMSG: it is
- * damaged, and nothing was made. */
-static int copy_earlier(struct taking *taking, struct pack *pack, const struct store_new *archive,
-                        const struct store_new *index, struct fail *why)
+ * damaged. */
+static int copy_earlier(struct taking *taking, struct pack *pack, const struct store_new *index,
+                        struct fail *why)
 {
     const struct take_conf *conf = taking->conf;
     int r = index_copy(snapshot_index(earlier_snapshot(pack->earlier)), index->path, conf->taken_s,
                        conf->consistency, why);
     if (r == 0)
         r = again_run(pack, &taking->packed, why);
-    if (r == -EBADMSG && (ftruncate(index->fd, 0) < 0 || ftruncate(archive->fd, 0) < 0))
-        r = fail_errno(why, errno, "%s/snapshots/%s", conf->volume, conf->name);
     return r;
 }
 
@@ -141,7 +139,7 @@ static int pack_and_index(struct taking *taking, struct pack *pack, sound_fn *is
                           struct fail *why)
 {
     struct catalog *catalog cleanup_catalog =
-        taking->archive ? catalog_begin(taking->archive, index->path) : NULL;
+        taking->archive ? catalog_begin(taking->archive, index->path, pack->cancel) : NULL;
     if (taking->archive && !catalog)
         return no_memory(taking->conf, why);
     int r = pack_run(pack, &taking->packed, why);
@@ -150,16 +148,14 @@ static int pack_and_index(struct taking *taking, struct pack *pack, sound_fn *is
     return r < 0 ? r : write_index(taking, catalog, archive, index, why);
 }
 
+/* -EAGAIN: also where the earlier one turned out to be damaged. */
 static int fill_files(struct taking *taking, struct pack *pack, sound_fn *is_sound,
                       const struct store_new *archive, const struct store_new *index,
                       struct fail *why)
 {
-    uint64_t done_before = taking->conf->job->done_bytes;
-    int r = again_is_same(pack) ? copy_earlier(taking, pack, archive, index, why) : -EBADMSG;
-    if (r != -EBADMSG)
-        return r;
-    taking->conf->job->done_bytes = done_before;
-    return pack_and_index(taking, pack, is_sound, archive, index, why);
+    int r = again_is_same(pack) ? copy_earlier(taking, pack, index, why)
+                                : pack_and_index(taking, pack, is_sound, archive, index, why);
+    return r == -EBADMSG && pack->earlier ? -EAGAIN : r;
 }
 
 static void tell_result(const struct taking *taking, struct take_result *ret_result)
@@ -242,7 +238,8 @@ static int look_frame_up(const struct taking *taking, struct keys *keys, uint64_
         return r;
     known->has_key = true;
     if (taking->earlier)
-        known->from = (int32_t)earlier_find(taking->earlier, known->key, frame.bytes);
+        known->from =
+            (int32_t)earlier_find(taking->earlier, known->key, frame.bytes, &known->stored);
     if (known->from >= 0)
         note_given(taking, &frame);
     return 0;

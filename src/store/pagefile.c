@@ -18,9 +18,9 @@
 
 #define VFS_NAME "dvolfs-pagefile"
 #define MARK UINT64_C(0x667073666c6f7664) /* "dvolfspf" */
-/* SQLite's own limit is 2^32; this is a database of 1 TiB. */
 /* Of an index, read from the disk when it is opened. */
 #define AHEAD_BYTES (16 << 20)
+/* SQLite's own limit is 2^32; this is a database of 1 TiB. */
 #define PAGES_MAX ((uint64_t)1 << 28)
 #define PAGES_AT_ONCE 64
 

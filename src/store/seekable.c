@@ -204,7 +204,7 @@ static int copy(struct seekable_writer *writer, struct run run, struct fail *why
         size_t want = run.bytes < PIECE_BYTES ? run.bytes : PIECE_BYTES;
         ssize_t n = fd_pread_full(run.fd, writer->piece, want, run.from);
         if (n < 0)
-            return fail_errno(why, (int)-n, "cannot read the other snapshot");
+            return fail_set(why, EBADMSG, "cannot read the other snapshot: %s", strerror((int)-n));
         if ((size_t)n < want)
             return fail_set(why, EBADMSG, "the other snapshot is cut short");
         int r = append(writer, writer->piece, want, why);

@@ -84,7 +84,7 @@ must_check int seekable_add_frame(struct seekable_writer *writer, const void *da
  * run of frames is.  Elsewhere they are copied.  They are not decompressed: what is
  * damaged there is damaged here, and found when it is read.
  *
- * Also -EBADMSG: the other file is shorter than that.
+ * Also -EBADMSG: the other file cannot be read, or is shorter than that.
  */
 must_check int seekable_add_from(struct seekable_writer *writer, int fd,
                                  const struct seekable_frame *frames, size_t count,

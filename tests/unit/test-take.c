@@ -531,6 +531,19 @@ static void hide_directory(void)
     assert_int_equal(rename("tree/d38", "hidden"), 0);
 }
 
+/* The index was begun when nothing was gone: it has as many entries as the archive has names
+ * all the same. */
+static void check_index_has(const char *path, const char *names)
+{
+    struct index *index cleanup_index = NULL;
+    struct index_about about;
+    assert_int_equal(index_open(path, &index, NULL), 0);
+    index_about(index, &about);
+    assert_int_equal(
+        try_shell("test $(sort -u %s | wc -l) = %llu", names, (unsigned long long)about.entries),
+        0);
+}
+
 /* Files that are gone when they are read, and then back, with the ctimes they had. */
 static void gone_for_a_while(void)
 {
@@ -540,6 +553,7 @@ static void gone_for_a_while(void)
     before_first = NULL;
     assert_int_equal(try_shell("zstd -dcq store/volume/without.tar.zst | tar tf - >names"), 0);
     assert_int_not_equal(try_shell("grep -q d38/f names"), 0);
+    check_index_has("store/volume/without.index", "names");
     assert_int_equal(rename("hidden", "tree/d38"), 0);
     struct take_result result = take_both("with");
     assert_true(result.taken_frames > 0 && result.read_bytes > 0);
@@ -703,6 +717,27 @@ static void with_a_damaged_index(void)
     }
 }
 
+/* What the disk changed in frames of the newest one is compressed anew: where nothing else
+ * changed, and where something did. */
+static void with_a_damaged_archive(void)
+{
+    wait_until_settled();
+    (void)take_both("undamaged");
+    for (unsigned i = 0; i < 4; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof(name), "frame-%u", i);
+        if (i % 2)
+            same_size_and_mtime();
+        assert_int_equal(
+            try_shell("for archive in store/volume/*.tar.zst; do "
+                      "printf XXXX | dd of=$archive bs=1 seek=%u conv=notrunc status=none; done",
+                      5000 + i * 70000),
+            0);
+        struct take_result result = take_both(name);
+        assert_true(result.taken_frames > 0 && result.read_bytes > 0);
+    }
+}
+
 static void with_a_cut_archive(void)
 {
     assert_int_equal(try_shell("truncate -s -1000 store/volume/*.tar.zst"), 0);
@@ -740,6 +775,7 @@ static void on(const char *mkfs, bool is_shared)
     given_up();
     the_same_name();
     with_a_damaged_index();
+    with_a_damaged_archive();
     with_a_cut_archive();
     assert_int_equal(chdir(".."), 0);
     assert_int_equal(try_shell("umount -l disk && rm image"), 0);
