@@ -104,16 +104,25 @@ static int clear_dead(const char *mountpoint, struct fail *why)
     return 0;
 }
 
+/* stat(2) alone may be answered by the kernel for a while after the daemon's death; what it
+ * knows of statvfs(3) is never kept (Linux, fs/fuse/inode.c, fuse_statfs). */
+static int ask_daemon(const char *mountpoint)
+{
+    struct statvfs unused;
+    return statvfs(mountpoint, &unused) < 0 ? -errno : 0;
+}
+
 int mount_prepare(const char *mountpoint, char **ret_path, struct fail *why)
 {
     struct stat st;
-    int r = stat(mountpoint, &st) < 0 ? -errno : 0;
+    int r = ask_daemon(mountpoint);
     if (r == -ENOTCONN || r == -ECONNABORTED) { /* the latter while it is dying */
         r = clear_dead(mountpoint, why);
         if (r < 0)
             return r;
-        r = stat(mountpoint, &st) < 0 ? -errno : 0;
     }
+    if (stat(mountpoint, &st) < 0)
+        r = -errno;
     if (r < 0)
         return fail_errno(why, -r, "mountpoint %s", mountpoint);
     if (!S_ISDIR(st.st_mode))

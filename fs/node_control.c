@@ -22,7 +22,7 @@ static const char help_text[] =
     "  help.txt               this page\n"
     "  jobs                   what runs, and how far it is\n"
     "  status.json            engine, version, options\n"
-    "  log                    the last events, each refusal with its reason\n"
+    "  log                    the last events, and why an archive was refused\n"
     "\n"
     "Back up:    cp VOLUME/snapshots/now.tar /backup/x.tar\n"
     "            rsync -t VOLUME/snapshots/now.tar /backup/x.tar\n"

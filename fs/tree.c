@@ -7,7 +7,7 @@
 void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat, double *ret_seconds)
 {
     node_stat_made_up(ret_stat, S_IFDIR | mode, 0, &tree->mounted_at);
-    *ret_seconds = NODE_IMMUTABLE_SECONDS;
+    *ret_seconds = DIR_SECONDS;
 }
 
 static struct timespec timespec_of(const struct file_time *time)

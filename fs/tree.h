@@ -37,6 +37,10 @@
  * it is there twice, in snapshots/ and browse/, and in other mounts of the store. */
 #define KEPT_SECONDS 1.0
 
+/* How long the attributes of our own directories may be trusted: they never change, but
+ * whoever looks is to learn soon that the daemon has died. */
+#define DIR_SECONDS 1.0
+
 /* How long a volume's name may be trusted.  One that is removed elsewhere is to be gone
  * within a second, of which the engine's event takes some. */
 #define VOLUME_NAME_SECONDS 0.5
