@@ -104,27 +104,23 @@ static int clear_dead(const char *mountpoint, struct fail *why)
     return 0;
 }
 
-/* stat(2) alone may be answered by the kernel for a while after the daemon's death; what it
- * knows of statvfs(3) is never kept (Linux, fs/fuse/inode.c, fuse_statfs). */
-static int ask_daemon(const char *mountpoint)
+/* The kernel may answer stat(2) for a while after the daemon's death, but always asks for
+ * statvfs(3) (Linux, fs/fuse/inode.c, fuse_statfs). */
+static bool is_dead(const char *mountpoint)
 {
-    struct statvfs unused;
-    return statvfs(mountpoint, &unused) < 0 ? -errno : 0;
+    struct statvfs ignored;
+    return statvfs(mountpoint, &ignored) < 0 &&
+           (errno == ENOTCONN || errno == ECONNABORTED); /* the latter while it is dying */
 }
 
 int mount_prepare(const char *mountpoint, char **ret_path, struct fail *why)
 {
     struct stat st;
-    int r = ask_daemon(mountpoint);
-    if (r == -ENOTCONN || r == -ECONNABORTED) { /* the latter while it is dying */
-        r = clear_dead(mountpoint, why);
-        if (r < 0)
-            return r;
-    }
-    if (stat(mountpoint, &st) < 0)
-        r = -errno;
+    int r = is_dead(mountpoint) ? clear_dead(mountpoint, why) : 0;
     if (r < 0)
-        return fail_errno(why, -r, "mountpoint %s", mountpoint);
+        return r;
+    if (stat(mountpoint, &st) < 0)
+        return fail_errno(why, errno, "mountpoint %s", mountpoint);
     if (!S_ISDIR(st.st_mode))
         return fail_set(why, ENOTDIR, "mountpoint %s is not a directory", mountpoint);
     cleanup_free char *path = realpath(mountpoint, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A snapshot of a volume that is, to the byte, what it was when the earlier one was
- * taken: a copy of that, of which not even the frames are looked at.
+ * taken: a copy of that, as a whole.
  */
 #ifndef DVOLFS_JOB_AGAIN_H
 #define DVOLFS_JOB_AGAIN_H
