@@ -9,6 +9,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,6 +29,8 @@ serial = itertools.count(1)
 
 
 def pytest_configure(config):
+    # Ended from outside, what was started is ended all the same.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "access(*ways): the ways to the contents it is about")
 
 
