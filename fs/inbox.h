@@ -114,5 +114,6 @@ must_check int inbox_dir_create(struct inbox *inbox, const char *name, int flags
 must_check int inbox_dir_unlink(struct inbox *inbox, const char *name);
 must_check int inbox_dir_rename(struct inbox *inbox, const struct request *request,
                                 const char *from, const char *to, bool no_replace);
+void inbox_dir_tell_refused(const struct inbox *inbox, const char *name);
 
 #endif

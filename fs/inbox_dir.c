@@ -4,6 +4,7 @@
 #include "job/restore.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 #define NAME_MAX_BYTES 255
@@ -27,6 +28,14 @@ int inbox_dir_list(struct inbox *inbox, node_emit_fn *emit, void *data)
     return r;
 }
 
+void inbox_dir_tell_refused(const struct inbox *inbox, const char *name)
+{
+    char why[256];
+    (void)snprintf(why, sizeof(why), "what is here are files with names like %s",
+                   inbox->purpose->wanted);
+    tree_tell_refused(inbox->tree, inbox->volume, inbox->purpose->place, name, why);
+}
+
 /* is_filled: it is to have contents. */
 static int check_name(struct inbox *inbox, const char *name, bool is_filled)
 {
@@ -34,8 +43,7 @@ static int check_name(struct inbox *inbox, const char *name, bool is_filled)
         return -ENAMETOOLONG;
     if (inbox->purpose->is_final_name(name) || (is_filled && restore_is_temporary_name(name)))
         return 0;
-    log_event(inbox->tree->log, "%s/%s/%s: refused: the name must be like %s", inbox->volume,
-              inbox->purpose->place, name, inbox->purpose->wanted);
+    inbox_dir_tell_refused(inbox, name);
     return -EINVAL;
 }
 

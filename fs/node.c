@@ -107,23 +107,31 @@ int node_list(struct node *dir, node_emit_fn *emit, void *data)
     return dir->ops->list ? dir->ops->list(dir, emit, data) : -ENOTDIR;
 }
 
-int node_refuse(const struct node *node, int otherwise)
+/* After EXDEV and ENOTSUP a program goes another way, and nobody asks why. */
+static int refuse(struct node *node, const char *name, int r)
 {
-    return node->ops->refuse_change ? -node->ops->refuse_change : otherwise;
+    if (node->ops->tell_refused && r != -EXDEV && r != -ENOTSUP)
+        node->ops->tell_refused(node, name);
+    return r;
 }
 
-int node_refuse_create(const struct node *dir)
+int node_refuse(struct node *node, const char *name, int otherwise)
+{
+    return refuse(node, name, node->ops->refuse_change ? -node->ops->refuse_change : otherwise);
+}
+
+int node_refuse_create(struct node *dir, const char *name)
 {
     if (!dir->ops->lookup)
         return -ENOTDIR;
-    return dir->ops->refuse_create ? -dir->ops->refuse_create : -EROFS;
+    return refuse(dir, name, dir->ops->refuse_create ? -dir->ops->refuse_create : -EROFS);
 }
 
 int node_create(struct node *dir, const char *name, int flags, mode_t mode, struct node **ret_child,
                 struct opened *ret_opened)
 {
     if (!dir->ops->create)
-        return node_refuse_create(dir);
+        return node_refuse_create(dir, name);
     return dir->ops->create(dir, name, flags, mode, ret_child, ret_opened);
 }
 
@@ -131,24 +139,24 @@ int node_mkdir(struct node *dir, const struct request *request, const char *name
                struct node **ret_child)
 {
     return dir->ops->mkdir ? dir->ops->mkdir(dir, request, name, ret_child)
-                           : node_refuse_create(dir);
+                           : node_refuse_create(dir, name);
 }
 
 int node_rmdir(struct node *dir, const char *name)
 {
-    return dir->ops->rmdir ? dir->ops->rmdir(dir, name) : node_refuse(dir, -EPERM);
+    return dir->ops->rmdir ? dir->ops->rmdir(dir, name) : node_refuse(dir, name, -EPERM);
 }
 
 int node_unlink(struct node *dir, const char *name)
 {
-    return dir->ops->unlink ? dir->ops->unlink(dir, name) : node_refuse(dir, -EPERM);
+    return dir->ops->unlink ? dir->ops->unlink(dir, name) : node_refuse(dir, name, -EPERM);
 }
 
 int node_rename(struct node *dir, const struct request *request, const char *from, const char *to,
                 bool no_replace)
 {
     return dir->ops->rename ? dir->ops->rename(dir, request, from, to, no_replace)
-                            : node_refuse(dir, -EPERM);
+                            : node_refuse(dir, from, -EPERM);
 }
 
 int node_open(struct node *node, const struct request *request, int flags,
@@ -157,7 +165,7 @@ int node_open(struct node *node, const struct request *request, int flags,
     if (!node->ops->open)
         return node->ops->lookup ? -EISDIR : -EACCES;
     if (!node->ops->write && (flags & O_ACCMODE) != O_RDONLY)
-        return node->ops->refuse_writing ? -node->ops->refuse_writing : -EROFS;
+        return refuse(node, NULL, node->ops->refuse_writing ? -node->ops->refuse_writing : -EROFS);
     return node->ops->open(node, request, flags, ret_opened);
 }
 
@@ -190,23 +198,23 @@ void node_release(struct node *node, struct handle *handle)
 
 int node_truncate(struct node *node, uint64_t size)
 {
-    return node->ops->truncate ? node->ops->truncate(node, size) : -EROFS;
+    return node->ops->truncate ? node->ops->truncate(node, size) : refuse(node, NULL, -EROFS);
 }
 
 int node_set_times(struct node *node, const struct timespec *mtime, bool is_now)
 {
     return node->ops->set_times ? node->ops->set_times(node, mtime, is_now)
-                                : node_refuse(node, -EPERM);
+                                : node_refuse(node, NULL, -EPERM);
 }
 
 int node_set_mode(struct node *node, mode_t mode)
 {
-    return node->ops->set_mode ? node->ops->set_mode(node, mode) : node_refuse(node, -EPERM);
+    return node->ops->set_mode ? node->ops->set_mode(node, mode) : node_refuse(node, NULL, -EPERM);
 }
 
 int node_set_owner(struct node *node)
 {
-    return node->ops->set_mode ? 0 : node_refuse(node, -EPERM);
+    return node->ops->set_mode ? 0 : node_refuse(node, NULL, -EPERM);
 }
 
 int64_t node_seek(struct node *node, struct handle *handle, const struct request *request,

@@ -171,6 +171,11 @@ struct node_ops {
 
     /* The errno of every change that is not offered; 0: see the dispatch below. */
     int refuse_change;
+    /*
+     * For the log: a change that is not offered was refused, of `name` in this directory
+     * (NULL: of the node itself).  Without it none is told.
+     */
+    void (*tell_refused)(struct node *node, const char *name);
     /* Adds a symbolic link's target. */
     int (*readlink)(struct node *node, const struct request *request, struct buf *out);
     /* Whether get_xattr is worth a call, which may wait; NULL: always.  ls(1) asks every
@@ -234,9 +239,10 @@ int node_create(struct node *dir, const char *name, int flags, mode_t mode, stru
 int node_mkdir(struct node *dir, const struct request *request, const char *name,
                struct node **ret_child);
 int node_rmdir(struct node *dir, const char *name);
-int node_refuse_create(const struct node *dir);
-/* For changes that no kind offers: refuse_change, else -errno as given. */
-int node_refuse(const struct node *node, int otherwise);
+int node_refuse_create(struct node *dir, const char *name);
+/* For changes that no kind offers, of name in it or (NULL) of itself: refuse_change, else
+ * -errno as given. */
+int node_refuse(struct node *node, const char *name, int otherwise);
 int node_unlink(struct node *dir, const char *name);
 int node_rename(struct node *dir, const struct request *request, const char *from, const char *to,
                 bool no_replace);

@@ -612,6 +612,15 @@ static void entry_list_close(struct node *node, struct lister *lister)
     free(lister);
 }
 
+/* Without the name, as in data/. */
+static void entry_tell_refused(struct node *node, const char *name)
+{
+    (void)name;
+    const struct opening *opening = ((const struct entry *)node)->opening;
+    tree_tell_refused(opening->tree, opening->volume, "browse", NULL,
+                      "what a snapshot holds never changes; rmdir of its name removes all of it");
+}
+
 static const struct node_ops entry_ops = {
     .free = entry_free,
     .getattr = entry_getattr,
@@ -629,6 +638,7 @@ static const struct node_ops entry_ops = {
     .get_xattr = entry_get_xattr,
     .list_xattrs = entry_list_xattrs,
     .refuse_change = EROFS,
+    .tell_refused = entry_tell_refused,
     .refresh = entry_refresh,
 };
 
@@ -740,6 +750,13 @@ static int browse_rename(struct node *node, const struct request *request, const
     return r;
 }
 
+static void browse_tell_refused(struct node *node, const char *name)
+{
+    const struct browse *dir = (const struct browse *)node;
+    tree_tell_refused(dir->tree, dir->volume, "browse", name,
+                      "mkdir takes a snapshot, rmdir removes one, mv renames it");
+}
+
 static const struct node_ops browse_ops = {
     .waits = NODE_WAITS_MKDIR,
     .free = browse_free,
@@ -750,6 +767,7 @@ static const struct node_ops browse_ops = {
     .rmdir = browse_rmdir,
     .rename = browse_rename,
     .refuse_create = EPERM,
+    .tell_refused = browse_tell_refused,
 };
 
 struct node *node_browse_new(struct tree *tree, const char *volume, uint64_t id)

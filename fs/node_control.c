@@ -22,7 +22,7 @@ static const char help_text[] =
     "  help.txt               this page\n"
     "  jobs                   what runs, and how far it is\n"
     "  status.json            engine, version, options\n"
-    "  log                    the last events, and why an archive was refused\n"
+    "  log                    the last events, every refusal with its reason\n"
     "\n"
     "Back up:    cp VOLUME/snapshots/now.tar /backup/x.tar\n"
     "            rsync -t VOLUME/snapshots/now.tar /backup/x.tar\n"
@@ -84,11 +84,19 @@ static ssize_t log_node_read(struct node *node, struct handle *handle,
     return (ssize_t)log_read(self->tree->log, self->generation, offset, data, len);
 }
 
+static void log_tell_refused(struct node *node, const char *name)
+{
+    (void)name;
+    tree_tell_refused(((const struct log_node *)node)->tree, NULL, CONTROL_NAME, "log",
+                      "read-only");
+}
+
 static const struct node_ops log_ops = {
     .free = log_node_free,
     .getattr = log_getattr,
     .open = log_open,
     .read = log_node_read,
+    .tell_refused = log_tell_refused,
 };
 
 static int make_log(struct tree *tree, struct node **ret_child)
@@ -205,11 +213,17 @@ static int control_list(struct node *node, node_emit_fn *emit, void *data)
     return r;
 }
 
+static void control_tell_refused(struct node *node, const char *name)
+{
+    tree_tell_refused(((const struct control *)node)->tree, NULL, CONTROL_NAME, name, "read-only");
+}
+
 static const struct node_ops control_ops = {
     .free = control_free,
     .getattr = control_getattr,
     .lookup = control_lookup,
     .list = control_list,
+    .tell_refused = control_tell_refused,
 };
 
 struct node *node_control_new(struct tree *tree)

@@ -5,6 +5,7 @@
 #include "base/fd.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -98,11 +99,26 @@ static void archive_node_release(struct node *node, struct handle *handle)
     free(handle);
 }
 
+static void archive_node_tell_refused(struct node *node, const char *name)
+{
+    (void)name;
+    struct kept_file *file = (struct kept_file *)node;
+    cleanup_free char *held_name = name_of(file);
+    cleanup_free char *file_name = NULL;
+    if (!held_name || asprintf(&file_name, "%s" KEPT_SUFFIX, held_name) < 0)
+        file_name = NULL; /* then without it */
+    tree_tell_refused(file->tree, file->volume, "snapshots", file_name,
+                      "there is a snapshot of this name: rm it first, or use another name");
+}
+
 /* touch(1) would take a snapshot; tools that copy set the source's time afterwards. */
 static int archive_node_set_times(struct node *node, const struct timespec *mtime, bool is_now)
 {
-    (void)node, (void)mtime;
-    return is_now ? -EEXIST : 0;
+    (void)mtime;
+    if (!is_now)
+        return 0;
+    archive_node_tell_refused(node, NULL);
+    return -EEXIST;
 }
 
 static int archive_node_set_mode(struct node *node, mode_t mode)
@@ -177,8 +193,8 @@ static int archive_node_get_xattr(struct node *node, const struct request *reque
         return -ESTALE;
     if (r < 0) {
         if (r != -EINTR)
-            log_event(file->tree->log, "%s/snapshots/%s: %s", file->volume, held_name,
-                      fail_text(&why, r));
+            log_event(file->tree->log, "%s/snapshots/%s" KEPT_SUFFIX ": %s", file->volume,
+                      held_name, fail_text(&why, r));
         return r;
     }
     struct index_about about;
@@ -199,6 +215,7 @@ static int archive_node_list_xattrs(struct node *node, const struct request *req
 static const struct node_ops archive_node_ops = {
     .waits = NODE_WAITS_LOOKUP, /* an index may have to be made */
     .refuse_writing = EEXIST,   /* a snapshot is taken, or imported, under a new name */
+    .tell_refused = archive_node_tell_refused,
     .free = archive_node_free,
     .getattr = archive_node_getattr,
     .open = archive_node_open,

@@ -491,6 +491,15 @@ static void live_list_close(struct node *node, struct lister *lister)
     free(lister);
 }
 
+/* Without the name: a program that goes through all of a tree is told once, not each time. */
+static void live_tell_refused(struct node *node, const char *name)
+{
+    (void)name;
+    const struct live_volume *volume = ((const struct live *)node)->volume;
+    tree_tell_refused(volume->tree, volume->name, "data", NULL,
+                      "read-only: containers change it, and archives put into restore/");
+}
+
 static const struct node_ops live_ops = {
     .free = live_free,
     .getattr = live_getattr,
@@ -509,6 +518,7 @@ static const struct node_ops live_ops = {
     .list_xattrs = live_list_xattrs,
     .refresh = live_refresh,
     .refuse_change = EROFS,
+    .tell_refused = live_tell_refused,
 };
 
 struct node *node_live_new(struct tree *tree, const char *name, uint64_t id)

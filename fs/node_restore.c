@@ -79,6 +79,11 @@ static int dir_rename(struct node *node, const struct request *request, const ch
     return inbox_dir_rename(inbox_in(node), request, from, to, no_replace);
 }
 
+static void dir_tell_refused(struct node *node, const char *name)
+{
+    inbox_dir_tell_refused(inbox_in(node), name);
+}
+
 static const struct node_ops dir_ops = {
     .waits = NODE_WAITS_RENAME,
     .free = dir_free,
@@ -89,6 +94,7 @@ static const struct node_ops dir_ops = {
     .unlink = dir_unlink,
     .rename = dir_rename,
     .refuse_create = EPERM,
+    .tell_refused = dir_tell_refused,
 };
 
 struct node *node_restore_new(struct tree *tree, const char *volume, uint64_t id)

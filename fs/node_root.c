@@ -56,12 +56,19 @@ static int root_list(struct node *dir, node_emit_fn *emit, void *data)
     return r;
 }
 
+static void root_tell_refused(struct node *node, const char *name)
+{
+    tree_tell_refused(((const struct root *)node)->tree, NULL, NULL, name,
+                      "volumes are made by docker volume create, and removed by docker volume rm");
+}
+
 static const struct node_ops root_ops = {
     .free = root_free,
     .getattr = root_getattr,
     .lookup = root_lookup,
     .list = root_list,
     .refuse_create = EPERM,
+    .tell_refused = root_tell_refused,
 };
 
 struct node *node_root_new(struct tree *tree)

@@ -14,12 +14,17 @@
 
 struct now_tar {
     struct node node;
+    struct tree *tree;
+    char *volume;
+    enum now_format format;
     struct moment *moment;
 };
 
 static void now_free(struct node *node)
 {
-    moment_unref(((struct now_tar *)node)->moment);
+    struct now_tar *now = (struct now_tar *)node;
+    moment_unref(now->moment);
+    free(now->volume);
     free(node);
 }
 
@@ -91,6 +96,19 @@ static int now_list_xattrs(struct node *node, const struct request *request, str
     return buf_add(out, AFFECTED, sizeof(AFFECTED));
 }
 
+static void tell_now_refused(struct tree *tree, const char *volume, const char *name)
+{
+    tree_tell_refused(tree, volume, "snapshots", name,
+                      "it is made as it is read; NAME" KEPT_SUFFIX " keeps a snapshot");
+}
+
+static void now_tell_refused(struct node *node, const char *name)
+{
+    (void)name;
+    const struct now_tar *now = (const struct now_tar *)node;
+    tell_now_refused(now->tree, now->volume, now_format_name(now->format));
+}
+
 static const struct node_ops now_ops = {
     .waits = NODE_WAITS_GETATTR | NODE_WAITS_OPEN,
     .free = now_free,
@@ -101,16 +119,22 @@ static const struct node_ops now_ops = {
     .release = now_release,
     .get_xattr = now_get_xattr,
     .list_xattrs = now_list_xattrs,
+    .tell_refused = now_tell_refused,
 };
 
 static struct node *now_new(struct tree *tree, const char *volume, enum now_format format,
                             pid_t process)
 {
     struct now_tar *now = calloc(1, sizeof(*now));
-    if (!now || !(now->moment = moment_find(tree->moments, volume, format, process))) {
+    if (!now || !(now->volume = strdup(volume)) ||
+        !(now->moment = moment_find(tree->moments, volume, format, process))) {
+        if (now)
+            free(now->volume);
         free(now);
         return NULL;
     }
+    now->tree = tree;
+    now->format = format;
     node_init(&now->node, &now_ops, INO_MOMENT | moment_serial(now->moment));
     if (volumes_way(tree->volumes, volume) != VOLUMES_ACCESS_LOCAL)
         now->node.waits |= NODE_WAITS_READ;
@@ -118,8 +142,6 @@ static struct node *now_new(struct tree *tree, const char *volume, enum now_form
 }
 
 /* ---- what is dropped here -------------------------------------------------------- */
-
-#define KEPT_SUFFIX ".tar.zst"
 
 /* The snapshot that a name here stands for, in name: false where it can be none. */
 static bool kept_name(const char *file_name, char name[256])
@@ -258,13 +280,19 @@ static int snapshots_create(struct node *node, const char *name, int flags, mode
                             ret_opened);
 }
 
+static int refuse_now(const struct snapshots *dir, const char *name)
+{
+    tell_now_refused(dir->tree, dir->volume, name);
+    return -EPERM;
+}
+
 static int snapshots_unlink(struct node *node, const char *name)
 {
     const struct snapshots *dir = (const struct snapshots *)node;
     int r = inbox_dir_unlink(dir->inbox, name);
     char kept[256];
     if (r != -ENOENT || !kept_name(name, kept))
-        return r == -ENOENT && is_now_name(name) ? -EPERM : r;
+        return r == -ENOENT && is_now_name(name) ? refuse_now(dir, name) : r;
     struct fail why = FAIL_INIT;
     r = tree_remove_kept(dir->tree, dir->volume, kept, &why);
     log_event(dir->tree->log, "%s/snapshots/%s: %s", dir->volume, name,
@@ -278,7 +306,7 @@ static int snapshots_rename(struct node *node, const struct request *request, co
     const struct snapshots *dir = (const struct snapshots *)node;
     char kept_from[256], kept_to[256];
     if (is_now_name(from))
-        return -EPERM;
+        return refuse_now(dir, from);
     int r = inbox_dir_rename(dir->inbox, request, from, to, no_replace);
     if (r != -ENOENT || !kept_name(from, kept_from))
         return r;
@@ -292,6 +320,11 @@ static int snapshots_rename(struct node *node, const struct request *request, co
     return r;
 }
 
+static void snapshots_tell_refused(struct node *node, const char *name)
+{
+    inbox_dir_tell_refused(((const struct snapshots *)node)->inbox, name);
+}
+
 static const struct node_ops snapshots_ops = {
     .waits = NODE_WAITS_RENAME,
     .free = snapshots_free,
@@ -302,6 +335,7 @@ static const struct node_ops snapshots_ops = {
     .unlink = snapshots_unlink,
     .rename = snapshots_rename,
     .refuse_create = EPERM,
+    .tell_refused = snapshots_tell_refused,
 };
 
 struct node *node_snapshots_new(struct tree *tree, const char *volume, uint64_t id)

@@ -131,11 +131,19 @@ static int volume_list(struct node *node, node_emit_fn *emit, void *data)
     return r;
 }
 
+static void volume_tell_refused(struct node *node, const char *name)
+{
+    const struct volume_dir *dir = (const struct volume_dir *)node;
+    tree_tell_refused(dir->tree, dir->name, NULL, name,
+                      "what is here is fixed; see help.txt in " CONTROL_NAME);
+}
+
 static const struct node_ops volume_ops = {
     .free = volume_free,
     .getattr = volume_getattr,
     .lookup = volume_lookup,
     .list = volume_list,
+    .tell_refused = volume_tell_refused,
 };
 
 struct node *node_volume_new(struct tree *tree, const struct view_volume *volume)

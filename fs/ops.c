@@ -115,19 +115,19 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 /* ---- changes to directories ---------------------------------------------------------- */
 
 /* Making anything but a regular file: nowhere offered. */
-static void refuse_creation(fuse_req_t req, fuse_ino_t parent)
+static void refuse_creation(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct call call;
     if (!call_init(&call, req, parent, NULL))
         return;
-    call_fail(&call, node_refuse_create(call.node));
+    call_fail(&call, node_refuse_create(call.node, name));
     call_done(&call);
 }
 
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t dev)
 {
-    (void)name, (void)mode, (void)dev;
-    refuse_creation(req, parent);
+    (void)mode, (void)dev;
+    refuse_creation(req, parent, name);
 }
 
 static void run_mkdir(struct call *call)
@@ -162,14 +162,14 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-    (void)target, (void)name;
-    refuse_creation(req, parent);
+    (void)target;
+    refuse_creation(req, parent, name);
 }
 
 static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *new_name)
 {
-    (void)ino, (void)new_name;
-    refuse_creation(req, new_parent);
+    (void)ino;
+    refuse_creation(req, new_parent, new_name);
 }
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -204,7 +204,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
         return;
     int r = 0;
     if (parent != new_parent)
-        r = node_refuse(call.node, -EXDEV); /* EXDEV: mv then copies */
+        r = node_refuse(call.node, name, -EXDEV); /* EXDEV: mv then copies */
     else if (flags & ~(unsigned)RENAME_NOREPLACE)
         r = -EINVAL;
     else if (!(call.name = strdup(name)) || !(call.new_name = strdup(new_name)))
@@ -596,7 +596,7 @@ static void refuse_xattr(fuse_req_t req, fuse_ino_t ino)
     struct call call;
     if (!call_init(&call, req, ino, NULL))
         return;
-    call_fail(&call, node_refuse(call.node, -ENOTSUP));
+    call_fail(&call, node_refuse(call.node, NULL, -ENOTSUP));
     call_done(&call);
 }
 

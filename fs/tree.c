@@ -10,6 +10,19 @@ void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat, 
     *ret_seconds = DIR_SECONDS;
 }
 
+void tree_tell_refused(const struct tree *tree, const char *volume, const char *place,
+                       const char *name, const char *why)
+{
+    const char *const parts[] = {volume, place, name};
+    struct buf path cleanup_buf;
+    buf_init(&path, 1024);
+    int r = 0;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts) && r >= 0; i++)
+        if (parts[i])
+            r = buf_printf(&path, "%s%s", path.len > 0 ? "/" : "", parts[i]);
+    log_event(tree->log, "%s: refused: %s", path.len > 0 ? buf_string(&path) : ".", why);
+}
+
 static struct timespec timespec_of(const struct file_time *time)
 {
     return (struct timespec){.tv_sec = time->s, .tv_nsec = time->ns};

@@ -47,6 +47,9 @@
 
 #define CONTROL_NAME ".dvolfs"
 
+/* A kept snapshot NAME is snapshots/NAME.tar.zst. */
+#define KEPT_SUFFIX ".tar.zst"
+
 struct inboxes;
 struct openings;
 
@@ -97,6 +100,13 @@ void tree_fill_stat(const struct file_stat *from, struct stat *st);
 /* What every directory of our own answers to getattr: it never changes. */
 void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat,
                    double *ret_seconds);
+
+/*
+ * To the log: a change was refused, of what is at volume/place/name (volume, place and
+ * name may be NULL), and why.
+ */
+void tree_tell_refused(const struct tree *tree, const char *volume, const char *place,
+                       const char *name, const char *why);
 
 /* The snapshots that are open for browse/, of a mount.  NULL: out of memory. */
 must_check struct openings *openings_new(void);
