@@ -22,10 +22,11 @@ static int open_piece_2(int dir, const char *piece, int flags)
                            .resolve =
                                RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
     long fd;
-    /* EAGAIN: a rename elsewhere made the kernel unsure; ask again (openat2(2)). */
+    /* EAGAIN: a rename elsewhere made the kernel unsure; ask again (openat2(2)).  With
+     * O_NONBLOCK it may be a lease as well, for up to 45 seconds. */
     do
         fd = syscall(SYS_openat2, dir, piece, &how, sizeof(how));
-    while (fd < 0 && (errno == EAGAIN || errno == EINTR));
+    while (fd < 0 && ((errno == EAGAIN && !(flags & O_NONBLOCK)) || errno == EINTR));
     return fd < 0 ? -errno : (int)fd;
 }
 

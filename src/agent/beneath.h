@@ -22,7 +22,8 @@ bool beneath_is_path(const char *path);
 /*
  * Opens path ("" is root itself) with flags of open(2) plus O_CLOEXEC, O_NOFOLLOW
  * and O_NOCTTY; never creates.  The descriptor, or -ELOOP: a symbolic link is in
- * the way; -EXDEV: it is no path, or leads out; -errno.
+ * the way; -EXDEV: it is no path, or leads out; -errno.  With O_NONBLOCK -EAGAIN may mean no
+ * more than that others rename (openat2(2)).
  */
 must_check int beneath_open(int root, const char *path, int flags);
 

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -79,6 +80,11 @@ static int open_found(int found)
     return fd < 0 ? -errno : fd;
 }
 
+static bool is_wanted(const struct file_stat *st, uint64_t dev, uint64_t identity)
+{
+    return S_ISREG(st->mode) && st->dev == dev && file_identity(st) == identity;
+}
+
 int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identity,
                       struct file_stat *ret_stat)
 {
@@ -87,9 +93,18 @@ int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identit
     int r = found < 0 ? found : inspect_open(found, ret_stat);
     if (r < 0)
         return r;
-    bool is_wanted =
-        S_ISREG(ret_stat->mode) && ret_stat->dev == dev && file_identity(ret_stat) == identity;
-    return is_wanted ? open_found(found) : -ESTALE;
+    return is_wanted(ret_stat, dev, identity) ? open_found(found) : -ESTALE;
+}
+
+int inspect_open_at_once(int root, const char *path, uint64_t dev, uint64_t identity,
+                         struct file_stat *ret_stat)
+{
+    cleanup_close int fd = beneath_open(root, path, O_RDONLY | O_NONBLOCK | O_NOATIME);
+    *ret_stat = (struct file_stat){0};
+    int r = fd < 0 ? fd : inspect_open(fd, ret_stat);
+    if (r < 0)
+        return r;
+    return is_wanted(ret_stat, dev, identity) ? take_fd(&fd) : -ESTALE;
 }
 
 /* The value of one attribute behind the packed ones; it may change its length
@@ -125,11 +140,18 @@ static int add_xattrs(const char *path, const char *names, size_t len, struct bu
 #endif
 
 /* Whether the file surely has no attributes: most have none, and this tells it at
- * half the price. */
+ * half the price.  An older kernel, and the seccomp profile of an engine that does not
+ * know the call, answer ENOSYS. */
 static bool has_no_xattrs(int dir, const char *name)
 {
+    static atomic_bool missing;
     int flags = AT_SYMLINK_NOFOLLOW | (name[0] ? 0 : AT_EMPTY_PATH);
-    return syscall(SYS_listxattrat, dir, name, flags, NULL, (size_t)0) == 0;
+    if (atomic_load_explicit(&missing, memory_order_relaxed))
+        return false;
+    long r = syscall(SYS_listxattrat, dir, name, flags, NULL, (size_t)0);
+    if (r < 0 && errno == ENOSYS)
+        atomic_store_explicit(&missing, true, memory_order_relaxed);
+    return r == 0;
 }
 
 /*

@@ -63,6 +63,14 @@ must_check int inspect_open_file(int root, const char *path, uint64_t dev, uint6
                                  struct file_stat *ret_stat);
 
 /*
+ * The same without looking first, at half the price: for a root in a mount through which no
+ * device can be opened.  A fifo's writer may find its reader gone again.  Never waits for a
+ * lease to be broken: -EAGAIN.  After any failure inspect_open_file may still succeed.
+ */
+must_check int inspect_open_at_once(int root, const char *path, uint64_t dev, uint64_t identity,
+                                    struct file_stat *ret_stat);
+
+/*
  * Writes what is dirty on the root's file system to the disk, so that whatever is
  * stored from now on changes a file's ctime, even through a mapping that was stored
  * to before: the kernel looks at the clock only where a page was clean.

@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "engine/json.h"
 #include "engine/volumes.h"
+#include "volume/nodev_mount.h"
 #include "volume/owner.h"
 
 #include <fcntl.h>
@@ -25,6 +26,7 @@ struct local {
 struct local_contents {
     struct contents head;
     int root;
+    int nodev_root; /* the same by nodev_mount_of; -1: not to be had */
 };
 
 struct local_dir {
@@ -115,12 +117,21 @@ static void local_file_close(struct contents_file *head)
     free(file);
 }
 
+/* Nearly always at once: what is mounted below the volume's directory, say, is not. */
+static int open_file(const struct contents *contents, const char *path, uint64_t dev, uint64_t id,
+                     struct file_stat *ret_stat)
+{
+    int root = ((const struct local_contents *)contents)->nodev_root;
+    int fd = root < 0 ? -ENOTSUP : inspect_open_at_once(root, path, dev, id, ret_stat);
+    return fd < 0 ? inspect_open_file(root_of(contents), path, dev, id, ret_stat) : fd;
+}
+
 static int local_file_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
                            struct cancel *cancel, struct contents_file **ret_file)
 {
     (void)cancel;
     struct file_stat st;
-    cleanup_close int fd = inspect_open_file(root_of(contents), path, dev, id, &st);
+    cleanup_close int fd = open_file(contents, path, dev, id, &st);
     if (fd < 0)
         return fd;
     struct local_file *file = file_new(0);
@@ -179,8 +190,8 @@ static int read_small(int fd, size_t size, struct contents_file **ret_file)
 
 /* Where a batch's files are: most of them in one directory after the other. */
 struct place {
-    int root;
-    int dir;
+    struct contents *contents;
+    int dir;          /* below nodev_root */
     const char *path; /* of dir */
     size_t path_bytes;
 };
@@ -202,7 +213,8 @@ static int enter_parent(struct place *place, const char *path, const char **ret_
     if (!parent)
         return -ENOMEM;
     cleanup_close_impl(&place->dir);
-    place->dir = beneath_open(place->root, parent, O_PATH | O_DIRECTORY);
+    int root = ((const struct local_contents *)place->contents)->nodev_root;
+    place->dir = root < 0 ? -ENOTSUP : beneath_open(root, parent, O_PATH | O_DIRECTORY);
     place->path = path;
     place->path_bytes = bytes;
     return place->dir < 0 ? place->dir : 0;
@@ -215,7 +227,9 @@ static int open_want(struct place *place, const struct contents_want *want,
     struct file_stat st;
     int r = enter_parent(place, want->path, &name);
     cleanup_close int fd =
-        r < 0 ? r : inspect_open_file(place->dir, name, want->dev, want->id, &st);
+        r < 0 ? r : inspect_open_at_once(place->dir, name, want->dev, want->id, &st);
+    if (fd < 0) /* whatever the reason, this is sure */
+        fd = inspect_open_file(root_of(place->contents), want->path, want->dev, want->id, &st);
     if (fd < 0)
         return fd;
     if (st.size_bytes <= CONTENTS_SMALL_BYTES)
@@ -233,7 +247,7 @@ static void local_open_many(struct contents *contents, struct contents_want *wan
                             struct cancel *cancel)
 {
     struct place place cleanup(place_done) = {
-        .root = root_of(contents),
+        .contents = contents,
         .dir = -1,
     };
     for (size_t i = 0; i < count; i++) {
@@ -255,8 +269,10 @@ static int local_sync(struct contents *contents, struct cancel *cancel, int64_t 
 
 static void local_free(struct contents *contents)
 {
-    (void)close(root_of(contents));
-    free(contents);
+    struct local_contents *local = (struct local_contents *)contents;
+    cleanup_close_impl(&local->nodev_root);
+    (void)close(local->root);
+    free(local);
 }
 
 static const struct contents_ops local_ops = {
@@ -285,6 +301,7 @@ struct contents *local_contents_at(int root)
     contents->head.ops = &local_ops;
     contents->head.refs = 1;
     contents->root = root;
+    contents->nodev_root = nodev_mount_of(root);
     return &contents->head;
 }
 

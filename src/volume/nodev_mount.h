@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A directory in a mount of its own, through which no device can be opened: whatever
+ * somebody puts in a file's place, open(2) sets nothing going (mount(8), nodev).
+ */
+#ifndef DVOLFS_VOLUME_NODEV_MOUNT_H
+#define DVOLFS_VOLUME_NODEV_MOUNT_H
+
+#include "base/cleanup.h"
+
+/*
+ * Opens dir anew, for reading, in a mount that is attached nowhere and goes with the last
+ * descriptor of what is in it.  It is read-only too, and has nothing of what is mounted
+ * below dir.  The descriptor; -EPERM: it takes CAP_SYS_ADMIN; -EINVAL: dir is of another
+ * mount namespace; -ENOSYS: the kernel (before 5.12) cannot; -errno of open_tree(2) and
+ * mount_setattr(2).
+ */
+must_check int nodev_mount_of(int dir);
+
+#endif
