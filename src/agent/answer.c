@@ -6,6 +6,7 @@
 
 #include <endian.h>
 
+#define OPEN_FLAGS ((uint32_t)(AGENT_WANT_FD | AGENT_ONE_OF_MANY))
 #define INSPECT_FLAGS ((uint32_t)(INSPECT_EXTENTS | INSPECT_XATTRS))
 
 /* Each gives the result: 0, a handle, or a negative errno. */
@@ -142,7 +143,7 @@ static int add_handle(const struct answers *answers, int *fd)
 static int answer_open(const struct answers *answers, const struct agent_request *request,
                        unused_arg struct handle *none, struct reply *reply)
 {
-    if (request->flags & ~(uint32_t)AGENT_WANT_FD || asks_for_too_much(request))
+    if (request->flags & ~OPEN_FLAGS || asks_for_too_much(request))
         return -EINVAL;
     struct file_stat st;
     cleanup_close int fd =

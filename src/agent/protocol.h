@@ -41,7 +41,9 @@
  *                                 at most `bytes` bytes comes whole, as payload,
  *                                 with AGENT_WHOLE; any other as a descriptor,
  *                                 with AGENT_DESCRIPTOR, where AGENT_WANT_FD is
- *                                 among the flags; else the result is a handle
+ *                                 among the flags; else the result is a handle.
+ *                                 With AGENT_ONE_OF_MANY it may wait for the next
+ *                                 ones, and its reply for theirs
  *   READ  handle, offset, bytes   bytes of the file, fewer only at its end
  *   SEEK  handle, offset, whence  u64: the offset (lseek(2), SEEK_DATA, SEEK_HOLE)
  *   SYNC                          i64 seconds, u64 nanoseconds: inspect_sync
@@ -90,6 +92,7 @@ enum {
     AGENT_WHOLE = 1 << 2,
     /* Of AGENT_OPEN's request; the others' flags are those of agent/inspect.h. */
     AGENT_WANT_FD = 1 << 0,
+    AGENT_ONE_OF_MANY = 1 << 1,
 };
 
 /* Of a request: a path as long as a record's name may be. */

@@ -19,6 +19,10 @@
 #include <poll.h>
 #include <string.h>
 
+/* Files that one thread opens in a run: waking a thread and sending for each would cost more
+ * than most of them do. */
+#define MAX_RUN 16
+
 /* Room for a path or two on the stack; a sanitizer build needs several times what
  * a plain one does.  What is not touched costs nothing. */
 #define STACK_BYTES ((size_t)256 * 1024)
@@ -26,7 +30,7 @@
 #define READ_BYTES ((size_t)32 * 1024)
 
 struct work {
-    struct work *next;
+    struct work *next; /* in the queue; then in the same run */
     struct agent_request request;
     struct handle *handle; /* held; NULL: none */
     int refused;           /* a negative errno instead of working on it; else 0 */
@@ -58,19 +62,41 @@ static bool is_long(const struct work *work)
     return work->request.type != AGENT_STAT && work->request.type != AGENT_CLOSE;
 }
 
-/* The oldest that may be worked on now; NULL: there is none. */
-static struct work *take_work(struct server *server)
+static bool is_one_of_many(const struct work *work)
+{
+    return work->request.type == AGENT_OPEN && work->request.flags & AGENT_ONE_OF_MANY;
+}
+
+/* How many in a row, from this one on, are to be done by one thread: what there is, shared
+ * among all. */
+static size_t run_length(const struct server *server, const struct work *work)
+{
+    size_t share = server->queued / server->max_long, n = 1;
+    while (n < share && n < MAX_RUN && is_one_of_many(work) && work->next &&
+           is_one_of_many(work->next)) {
+        work = work->next;
+        n++;
+    }
+    return n;
+}
+
+/* The oldest that may be worked on now, and those that go with it; NULL: there is none. */
+static struct work *take_run(struct server *server)
 {
     struct work **at = &server->first;
     while (*at && is_long(*at) && server->busy_long >= server->max_long)
         at = &(*at)->next;
-    struct work *work = *at;
+    struct work *work = *at, *last = work;
     if (!work)
         return NULL;
-    *at = work->next;
-    if (!work->next)
+    size_t n = run_length(server, work);
+    for (size_t i = 1; i < n; i++)
+        last = last->next;
+    *at = last->next;
+    if (!last->next)
         server->last = at;
-    server->queued--;
+    last->next = NULL;
+    server->queued -= n;
     server->busy_long += is_long(work);
     (void)pthread_cond_signal(&server->taken);
     if (server->first)
@@ -80,32 +106,38 @@ static struct work *take_work(struct server *server)
     return work;
 }
 
-/* The next work, or NULL when there will be none. */
+/* The next run, or NULL when there will be none. */
 static struct work *wait_for_work(struct server *server)
 {
     scoped_lock(&server->lock);
     struct work *work;
-    while (!(work = take_work(server)) && !(server->ended && !server->first))
+    while (!(work = take_run(server)) && !(server->ended && !server->first))
         (void)pthread_cond_wait(&server->added, &server->lock);
     return work;
 }
 
+/* All behind it as well. */
 static void free_work(struct server *server, struct work *work)
 {
-    handles_drop(&server->handles, work->handle);
-    free(work);
+    while (work) {
+        struct work *next = work->next;
+        handles_drop(&server->handles, work->handle);
+        free(work);
+        work = next;
+    }
 }
 
 /* What became free to be worked on, this thread itself looks for next. */
-static void end_work(struct server *server, struct work *work)
+static void end_run(struct server *server, struct work *run)
 {
-    bool was_long = is_long(work);
-    free_work(server, work);
+    bool was_long = is_long(run);
+    free_work(server, run);
     scoped_lock(&server->lock);
     server->busy_long -= was_long;
 }
 
-static void do_work(struct server *server, struct work *work)
+/* holds: the reply may wait for the next of this thread. */
+static void do_work(struct server *server, struct work *work, bool holds)
 {
     const struct agent_request *request = &work->request;
     if (request->type == AGENT_CLOSE)
@@ -122,16 +154,17 @@ static void do_work(struct server *server, struct work *work)
     /* Before the reply, on which the next request may follow. */
     if (request->type == AGENT_NEXT && work->handle)
         handles_unclaim(&server->handles, work->handle);
-    output_add(&server->output, reply);
+    output_add(&server->output, reply, holds);
 }
 
 static void *worker_main(void *arg)
 {
     struct server *server = arg;
-    struct work *work;
-    while ((work = wait_for_work(server))) {
-        do_work(server, work);
-        end_work(server, work);
+    struct work *run;
+    while ((run = wait_for_work(server))) {
+        for (struct work *work = run; work; work = work->next)
+            do_work(server, work, work->next);
+        end_run(server, run);
     }
     return NULL;
 }
@@ -249,7 +282,7 @@ static int say_hello(struct server *server)
     int r = buf_add_string(&reply->payload, server->conf->nonce);
     if (r < 0)
         return r;
-    output_add(&server->output, take(reply));
+    output_add(&server->output, take(reply), false);
     return output_error(&server->output);
 }
 
@@ -287,11 +320,7 @@ static int run(struct server *server)
     (void)pthread_mutex_unlock(&server->lock);
     int r = count ? read_requests(server) : -EAGAIN;
     struct work *dropped = end_queue(server, r < 0);
-    while (dropped) {
-        struct work *work = dropped;
-        dropped = work->next;
-        free_work(server, work);
-    }
+    free_work(server, dropped);
     while (count)
         (void)pthread_join(threads[--count], NULL);
     return r;

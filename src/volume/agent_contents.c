@@ -625,6 +625,7 @@ static void open_some(struct agent_volume *volume, struct agent_link *link,
             continue;
         }
         calls[n].request = open_request(files[n], CONTENTS_SMALL_BYTES, agent_link_is_socket(link));
+        calls[n].request.flags |= AGENT_ONE_OF_MANY;
         asked[n++] = want;
     }
     agent_link_call_many(link, calls, n, cancel);

@@ -314,7 +314,7 @@ static void larger_files_come_as_descriptors_where_that_can_be(void **state)
     assert_int_equal(fcntl(answer.fd, F_GETFL) & O_ACCMODE, O_RDONLY);
 }
 
-/* Beyond what goes with one message, and in whatever order the replies come. */
+/* Beyond what goes with one message, in whatever order the replies come, and in runs. */
 static void descriptors_come_in_the_order_of_their_frames(void **state)
 {
     (void)state;
@@ -324,7 +324,9 @@ static void descriptors_come_in_the_order_of_their_frames(void **state)
     char paths[FILES][8];
     for (int i = 0; i < FILES; i++) {
         (void)snprintf(paths[i], sizeof(paths[i]), "%d", 1000 + i);
-        requests[i] = open_request(&client, paths[i], 0, AGENT_WANT_FD);
+        bool is_one_of_many = i % 100 < 60;
+        requests[i] = open_request(&client, paths[i], 0,
+                                   AGENT_WANT_FD | (is_one_of_many ? AGENT_ONE_OF_MANY : 0));
     }
     uint32_t first = client.last_id + 1;
     for (int i = 0; i < FILES; i++)
@@ -532,7 +534,7 @@ static void senseless_numbers_are_refused(void **state)
     assert_int_equal(result_of(&client, stat), -EINVAL);
     assert_int_equal(result_of(&client, open_request(&client, "f", AGENT_MAX_BYTES + 1, 0)),
                      -EINVAL);
-    assert_int_equal(result_of(&client, open_request(&client, "f", 100, 2)), -EINVAL);
+    assert_int_equal(result_of(&client, open_request(&client, "f", 100, 4)), -EINVAL);
     struct agent_request next = {.type = AGENT_NEXT,
                                  .handle = (uint32_t)ask_path(AGENT_LIST, "d", 1)};
     assert_int_equal(result_of(&client, next), -EINVAL);
@@ -707,7 +709,7 @@ static void *add_large(void *arg)
         struct reply *reply = reply_new(1, AGENT_READ);
         assert_non_null(reply);
         assert_int_equal(buf_add_zeros(&reply->payload, (size_t)1 << 20), 0);
-        output_add(arg, reply);
+        output_add(arg, reply, false);
         atomic_fetch_add(&added, 1);
     }
     return NULL;
