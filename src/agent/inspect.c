@@ -96,12 +96,15 @@ int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identit
     return is_wanted(ret_stat, dev, identity) ? open_found(found) : -ESTALE;
 }
 
-int inspect_open_at_once(int root, const char *path, uint64_t dev, uint64_t identity,
+int inspect_open_quickly(int dir, const char *name, uint64_t dev, uint64_t identity,
                          struct file_stat *ret_stat)
 {
-    cleanup_close int fd = beneath_open(root, path, O_RDONLY | O_NONBLOCK | O_NOATIME);
     *ret_stat = (struct file_stat){0};
-    int r = fd < 0 ? fd : inspect_open(fd, ret_stat);
+    int r = read_stat(dir, name, ret_stat);
+    if (r < 0 || !is_wanted(ret_stat, dev, identity))
+        return r < 0 ? r : -ESTALE;
+    cleanup_close int fd = beneath_open(dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
+    r = fd < 0 ? fd : inspect_open(fd, ret_stat);
     if (r < 0)
         return r;
     return is_wanted(ret_stat, dev, identity) ? take_fd(&fd) : -ESTALE;

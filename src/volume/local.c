@@ -117,21 +117,12 @@ static void local_file_close(struct contents_file *head)
     free(file);
 }
 
-/* Nearly always at once: what is mounted below the volume's directory, say, is not. */
-static int open_file(const struct contents *contents, const char *path, uint64_t dev, uint64_t id,
-                     struct file_stat *ret_stat)
-{
-    int root = ((const struct local_contents *)contents)->nodev_root;
-    int fd = root < 0 ? -ENOTSUP : inspect_open_at_once(root, path, dev, id, ret_stat);
-    return fd < 0 ? inspect_open_file(root_of(contents), path, dev, id, ret_stat) : fd;
-}
-
 static int local_file_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
                            struct cancel *cancel, struct contents_file **ret_file)
 {
     (void)cancel;
     struct file_stat st;
-    cleanup_close int fd = open_file(contents, path, dev, id, &st);
+    cleanup_close int fd = inspect_open_file(root_of(contents), path, dev, id, &st);
     if (fd < 0)
         return fd;
     struct local_file *file = file_new(0);
@@ -227,8 +218,8 @@ static int open_want(struct place *place, const struct contents_want *want,
     struct file_stat st;
     int r = enter_parent(place, want->path, &name);
     cleanup_close int fd =
-        r < 0 ? r : inspect_open_at_once(place->dir, name, want->dev, want->id, &st);
-    if (fd < 0) /* whatever the reason, this is sure */
+        r < 0 ? r : inspect_open_quickly(place->dir, name, want->dev, want->id, &st);
+    if (fd < 0) /* as what is mounted below the volume's directory */
         fd = inspect_open_file(root_of(place->contents), want->path, want->dev, want->id, &st);
     if (fd < 0)
         return fd;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A directory in a mount of its own, through which no device can be opened: whatever
- * somebody puts in a file's place, open(2) sets nothing going (mount(8), nodev).
+ * A directory in a mount of its own, through which no device can be opened (mount(8),
+ * nodev): opening one may do something, tapes rewind, watchdogs bite.
  */
 #ifndef DVOLFS_VOLUME_NODEV_MOUNT_H
 #define DVOLFS_VOLUME_NODEV_MOUNT_H

@@ -631,8 +631,9 @@ def test_nothing_is_held_open_and_memory_is_given_back(mount, engine, volume):
     forget()
     assert made.descriptors() <= before + 10
     if not made.has_sanitizer():        # which keeps freed memory for a while
-        # What is kept of 11 times 6021 files would be many times this.
-        assert sizes[-1] <= sizes[0] + 2000, f"what the kernel forgot is kept: {sizes}"
+        # It varies by some MB.  Were anything kept of 6021 files each time, the last would be
+        # 10 MB and more above the first.
+        assert min(sizes[-3:]) <= max(sizes[:3]) + 2000, f"what the kernel forgot is kept: {sizes}"
         assert sizes[-1] < 60_000
 
 
