@@ -181,7 +181,7 @@ void output_done(struct output *output)
     (void)pthread_mutex_destroy(&output->lock);
 }
 
-void output_add(struct output *output, struct reply *reply, bool holds)
+void output_add(struct output *output, struct reply *reply)
 {
     const struct agent_frame frame = {.id = reply->id,
                                       .type = reply->type,
@@ -196,7 +196,7 @@ void output_add(struct output *output, struct reply *reply, bool holds)
     *output->last = reply;
     output->last = &reply->next;
     output->bytes += bytes_of(reply);
-    if (!output->is_writing && !(holds && output->bytes < OUTPUT_HOLD_BYTES))
+    if (!output->is_writing)
         write_all(output);
 }
 

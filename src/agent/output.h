@@ -16,8 +16,6 @@
 #define OUTPUT_MAX_BYTES ((size_t)8 << 20)
 /* Replies, and so descriptors, in one message; the kernel takes up to 253. */
 #define OUTPUT_BATCH 64
-/* Nothing waits for others where so much is there. */
-#define OUTPUT_HOLD_BYTES ((size_t)128 << 10)
 
 /* A reply being made, then on its way. */
 struct reply {
@@ -58,10 +56,9 @@ void output_done(struct output *output);
 
 /*
  * Adds a reply and takes it over; waits as long as too much is there.  After a
- * failure replies are dropped.  holds: the caller adds another at once, with which this
- * one may go.
+ * failure replies are dropped.
  */
-void output_add(struct output *output, struct reply *reply, bool holds);
+void output_add(struct output *output, struct reply *reply);
 
 /* A failure to be told by output_error, unless there was one. */
 void output_fail(struct output *output, int error);

@@ -42,8 +42,8 @@
  *                                 with AGENT_WHOLE; any other as a descriptor,
  *                                 with AGENT_DESCRIPTOR, where AGENT_WANT_FD is
  *                                 among the flags; else the result is a handle.
- *                                 With AGENT_ONE_OF_MANY it may wait for the next
- *                                 ones, and its reply for theirs
+ *                                 With AGENT_ONE_OF_MANY it may wait for those that
+ *                                 were sent just before
  *   READ  handle, offset, bytes   bytes of the file, fewer only at its end
  *   SEEK  handle, offset, whence  u64: the offset (lseek(2), SEEK_DATA, SEEK_HOLE)
  *   SYNC                          i64 seconds, u64 nanoseconds: inspect_sync

@@ -18,10 +18,13 @@
 
 #include <poll.h>
 #include <string.h>
+#include <time.h>
 
-/* Files that one thread opens in a run: waking a thread and sending for each would cost more
- * than most of them do. */
+/* Files that one thread opens in a run: waking one for each would cost as much as most of
+ * them do. */
 #define MAX_RUN 16
+/* After so long the rest of a run is for any thread again. */
+#define RUN_MS 10
 
 /* Room for a path or two on the stack; a sanitizer build needs several times what
  * a plain one does.  What is not touched costs nothing. */
@@ -136,8 +139,14 @@ static void end_run(struct server *server, struct work *run)
     server->busy_long -= was_long;
 }
 
-/* holds: the reply may wait for the next of this thread. */
-static void do_work(struct server *server, struct work *work, bool holds)
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static void do_work(struct server *server, struct work *work)
 {
     const struct agent_request *request = &work->request;
     if (request->type == AGENT_CLOSE)
@@ -154,7 +163,34 @@ static void do_work(struct server *server, struct work *work, bool holds)
     /* Before the reply, on which the next request may follow. */
     if (request->type == AGENT_NEXT && work->handle)
         handles_unclaim(&server->handles, work->handle);
-    output_add(&server->output, reply, holds);
+    output_add(&server->output, reply);
+}
+
+static void give_back(struct server *server, struct work *run)
+{
+    struct work *last = run;
+    size_t n = 1;
+    for (; last->next; last = last->next)
+        n++;
+    scoped_lock(&server->lock);
+    last->next = server->first;
+    if (!server->first)
+        server->last = &last->next;
+    server->first = run;
+    server->queued += n;
+    (void)pthread_cond_signal(&server->added);
+}
+
+static void do_run(struct server *server, struct work *run)
+{
+    int64_t until_ms = now_ms() + RUN_MS;
+    do_work(server, run);
+    while (run->next && now_ms() < until_ms) {
+        run = run->next;
+        do_work(server, run);
+    }
+    if (run->next)
+        give_back(server, take(run->next));
 }
 
 static void *worker_main(void *arg)
@@ -162,8 +198,7 @@ static void *worker_main(void *arg)
     struct server *server = arg;
     struct work *run;
     while ((run = wait_for_work(server))) {
-        for (struct work *work = run; work; work = work->next)
-            do_work(server, work, work->next);
+        do_run(server, run);
         end_run(server, run);
     }
     return NULL;
@@ -282,7 +317,7 @@ static int say_hello(struct server *server)
     int r = buf_add_string(&reply->payload, server->conf->nonce);
     if (r < 0)
         return r;
-    output_add(&server->output, take(reply), false);
+    output_add(&server->output, take(reply));
     return output_error(&server->output);
 }
 

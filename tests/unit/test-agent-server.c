@@ -677,6 +677,47 @@ static void slow_files_do_not_stop_a_stat(void **state)
     }
 }
 
+/* In a run of files the reply of one does not wait for the next, which may take long: the
+ * daemon takes silence of a minute for the end. */
+static void replies_of_a_run_do_not_wait_for_each_other(void **state)
+{
+    (void)state;
+    run("for f in busy slow1 slow2 quick; do printf $f >$f; done");
+    struct agent_request requests[] = {
+        open_request(&client, "busy", 100, 0),
+        open_request(&client, "slow1", 100, AGENT_ONE_OF_MANY),
+        open_request(&client, "slow2", 100, AGENT_ONE_OF_MANY),
+        open_request(&client, "quick", 100, AGENT_ONE_OF_MANY),
+    };
+    int busy = hold_up("busy");
+    int slow1 = hold_up("slow1");
+    int slow2 = hold_up("slow2");
+    /* No thread is left, so that the others become a queue, and then runs. */
+    for (unsigned i = 0; i < conf.threads; i++)
+        (void)send_request(&client, requests[0]);
+    uint32_t first = send_request(&client, requests[1]);
+    (void)send_request(&client, requests[2]);
+    for (int i = 0; i < 60; i++)
+        (void)send_request(&client, requests[3]);
+    uint32_t last = client.last_id;
+    assert_int_equal(ask_path(AGENT_STAT, "quick", 0), 0); /* all have come */
+    (void)close(busy);
+    (void)close(slow1);
+    time_t begun = time(NULL);
+    size_t seen = 0;
+    for (bool is_told = false; !is_told; seen++) {
+        struct answer answer cleanup_answer = receive(&client);
+        is_told = answer.frame.id == first;
+        assert_int_equal(answer.frame.result, 0);
+    }
+    assert_true(time(NULL) - begun < 30); /* a lease is taken away after 45 */
+    (void)close(slow2);
+    for (; seen < conf.threads + last - first + 1; seen++) {
+        struct answer answer cleanup_answer = receive(&client);
+        assert_int_equal(answer.frame.flags, AGENT_WHOLE);
+    }
+}
+
 static void a_listing_goes_on_for_one_at_a_time(void **state)
 {
     (void)state;
@@ -709,7 +750,7 @@ static void *add_large(void *arg)
         struct reply *reply = reply_new(1, AGENT_READ);
         assert_non_null(reply);
         assert_int_equal(buf_add_zeros(&reply->payload, (size_t)1 << 20), 0);
-        output_add(arg, reply, false);
+        output_add(arg, reply);
         atomic_fetch_add(&added, 1);
     }
     return NULL;
@@ -1009,6 +1050,7 @@ int main(void)
         TEST(each_of_many_requests_is_replied_to_once),
         TEST(what_was_asked_before_the_end_is_still_replied_to),
         TEST(slow_files_do_not_stop_a_stat),
+        TEST(replies_of_a_run_do_not_wait_for_each_other),
         TEST(a_listing_goes_on_for_one_at_a_time),
         TEST(a_slow_reader_holds_up_those_who_reply),
         TEST(an_unknown_type_ends_it),
