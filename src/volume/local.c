@@ -26,7 +26,7 @@ struct local {
 struct local_contents {
     struct contents head;
     int root;
-    int nodev_root; /* the same by nodev_mount_of; -1: not to be had */
+    int nodev_root; /* the same by nodev_mount_of; negative: not to be had */
 };
 
 struct local_dir {
@@ -182,7 +182,8 @@ static int read_small(int fd, size_t size, struct contents_file **ret_file)
 /* Where a batch's files are: most of them in one directory after the other. */
 struct place {
     struct contents *contents;
-    int dir;          /* below nodev_root */
+    int root; /* nodev_root, or else the other */
+    int dir;
     const char *path; /* of dir */
     size_t path_bytes;
 };
@@ -204,8 +205,7 @@ static int enter_parent(struct place *place, const char *path, const char **ret_
     if (!parent)
         return -ENOMEM;
     cleanup_close_impl(&place->dir);
-    int root = ((const struct local_contents *)place->contents)->nodev_root;
-    place->dir = root < 0 ? -ENOTSUP : beneath_open(root, parent, O_PATH | O_DIRECTORY);
+    place->dir = beneath_open(place->root, parent, O_PATH | O_DIRECTORY);
     place->path = path;
     place->path_bytes = bytes;
     return place->dir < 0 ? place->dir : 0;
@@ -216,11 +216,14 @@ static int open_want(struct place *place, const struct contents_want *want,
 {
     const char *name;
     struct file_stat st;
+    int root = root_of(place->contents);
     int r = enter_parent(place, want->path, &name);
-    cleanup_close int fd =
-        r < 0 ? r : inspect_open_quickly(place->dir, name, want->dev, want->id, &st);
-    if (fd < 0) /* as what is mounted below the volume's directory */
-        fd = inspect_open_file(root_of(place->contents), want->path, want->dev, want->id, &st);
+    cleanup_close int fd = r < 0 ? r
+                           : place->root == root
+                               ? inspect_open_file(place->dir, name, want->dev, want->id, &st)
+                               : inspect_open_quickly(place->dir, name, want->dev, want->id, &st);
+    if (fd < 0 && place->root != root) /* as what is mounted below the volume's directory */
+        fd = inspect_open_file(root, want->path, want->dev, want->id, &st);
     if (fd < 0)
         return fd;
     if (st.size_bytes <= CONTENTS_SMALL_BYTES)
@@ -237,8 +240,10 @@ static int open_want(struct place *place, const struct contents_want *want,
 static void local_open_many(struct contents *contents, struct contents_want *wants, size_t count,
                             struct cancel *cancel)
 {
+    int nodev_root = ((const struct local_contents *)contents)->nodev_root;
     struct place place cleanup(place_done) = {
         .contents = contents,
+        .root = nodev_root >= 0 ? nodev_root : root_of(contents),
         .dir = -1,
     };
     for (size_t i = 0; i < count; i++) {

@@ -11,10 +11,14 @@
 #include "volume/nodev_mount.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
+#include <time.h>
 
 /* A file as it was. */
 struct known {
@@ -97,7 +101,6 @@ static void nothing_in_a_files_place_is_opened(void **state)
     assert_int_equal(try_open(contents, &known, text), -EXDEV);
 }
 
-/* Opening the multiplexer would make a terminal. */
 static void no_device_is_opened(void **state)
 {
     (void)state;
@@ -165,6 +168,29 @@ static pid_t lease_holder(void)
     return -1;
 }
 
+struct waker {
+    pid_t holder, sleeper;
+    atomic_bool begun;
+};
+
+/* Has the lease given back once somebody waits for it. */
+static void *wake_when_asleep(void *data)
+{
+    struct waker *waker = data;
+    char path[64], state = 'R';
+    (void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)waker->sleeper);
+    while (state == 'R' || !atomic_load(&waker->begun)) {
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        FILE *file = fopen(path, "re");
+        if (!file || fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+            state = 'R';
+        if (file)
+            (void)fclose(file);
+    }
+    (void)kill(waker->holder, SIGCONT);
+    return NULL;
+}
+
 static void a_lease_is_waited_for(void **state)
 {
     (void)state;
@@ -181,9 +207,16 @@ static void a_lease_is_waited_for(void **state)
     struct file_stat st;
     assert_int_equal(kill(holder, SIGSTOP), 0); /* it gives nothing back */
     assert_int_equal(inspect_open_quickly(root, "file", known.dev, known.id, &st), -EAGAIN);
-    assert_int_equal(kill(holder, SIGCONT), 0);
+    struct waker waker = {.holder = holder, .sleeper = gettid()};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, wake_when_asleep, &waker), 0);
+    struct contents_want want = {.path = known.path, .dev = known.dev, .id = known.id};
+    atomic_store(&waker.begun, true);
+    contents_open_many(contents, &want, 1, NULL);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(want.result, 0);
     char text[8];
-    assert_int_equal(try_open(contents, &known, text), 0);
+    assert_int_equal(read_opened(want.file, text), 0);
     assert_string_equal(text, "one");
     assert_int_equal(waitpid(holder, NULL, 0), holder);
 }
