@@ -36,6 +36,7 @@ struct opening {
     pthread_mutex_t lock;
     char *name;       /* which it has now, as far as is known */
     atomic_bool told; /* that it is damaged */
+    _Atomic int64_t told_refused_s;
 
     /* Under the lock of tree->openings: */
     struct snapshot *snapshot; /* NULL: not open, and in no list */
@@ -612,13 +613,13 @@ static void entry_list_close(struct node *node, struct lister *lister)
     free(lister);
 }
 
-/* Without the name, as in data/. */
 static void entry_tell_refused(struct node *node, const char *name)
 {
     (void)name;
-    const struct opening *opening = ((const struct entry *)node)->opening;
-    tree_tell_refused(opening->tree, opening->volume, "browse", NULL,
-                      "what a snapshot holds never changes; rmdir of its name removes all of it");
+    struct opening *opening = ((struct entry *)node)->opening;
+    tree_tell_refused_below(
+        opening->tree, opening->volume, "browse", &opening->told_refused_s,
+        "what a snapshot holds never changes; rmdir of its name removes all of it");
 }
 
 static const struct node_ops entry_ops = {

@@ -118,7 +118,8 @@ static int make_log(struct tree *tree, struct node **ret_child)
 
 static int make_help(struct tree *tree, struct node **ret_child)
 {
-    struct node *child = node_text_new(tree, "help.txt", help_text, sizeof(help_text) - 1);
+    struct node *child =
+        node_text_new(tree, CONTROL_NAME "/help.txt", help_text, sizeof(help_text) - 1);
     if (child)
         *ret_child = child;
     return child ? 0 : -ENOMEM;
@@ -144,7 +145,8 @@ static int make_status(struct tree *tree, struct node **ret_child)
     buf_init(&line, 65536);
     if (!text || buf_printf(&line, "%s\n", text) < 0)
         return -ENOMEM;
-    struct node *child = node_text_new(tree, "status.json", buf_string(&line), line.len);
+    struct node *child =
+        node_text_new(tree, CONTROL_NAME "/status.json", buf_string(&line), line.len);
     if (child)
         *ret_child = child;
     return child ? 0 : -ENOMEM;
@@ -157,7 +159,7 @@ static int make_jobs(struct tree *tree, struct node **ret_child)
     int r = jobs_print(tree->jobs, &lines);
     if (r < 0)
         return r;
-    struct node *child = node_text_new(tree, "jobs", buf_string(&lines), lines.len);
+    struct node *child = node_text_new(tree, CONTROL_NAME "/jobs", buf_string(&lines), lines.len);
     if (child)
         *ret_child = child;
     return child ? 0 : -ENOMEM;

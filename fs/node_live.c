@@ -35,6 +35,7 @@ struct live_volume {
     struct contents *contents; /* NULL: not reached yet, or no longer */
     unsigned generation;       /* volumes_generation when it was reached */
     bool is_told;              /* that it cannot be reached */
+    _Atomic int64_t told_refused_s;
 };
 
 struct live {
@@ -491,13 +492,12 @@ static void live_list_close(struct node *node, struct lister *lister)
     free(lister);
 }
 
-/* Without the name: a program that goes through all of a tree is told once, not each time. */
 static void live_tell_refused(struct node *node, const char *name)
 {
     (void)name;
-    const struct live_volume *volume = ((const struct live *)node)->volume;
-    tree_tell_refused(volume->tree, volume->name, "data", NULL,
-                      "read-only: containers change it, and archives put into restore/");
+    struct live_volume *volume = ((struct live *)node)->volume;
+    tree_tell_refused_below(volume->tree, volume->name, "data", &volume->told_refused_s,
+                            "read-only: containers change it, and archives put into restore/");
 }
 
 static const struct node_ops live_ops = {

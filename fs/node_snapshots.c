@@ -310,8 +310,10 @@ static int snapshots_rename(struct node *node, const struct request *request, co
     int r = inbox_dir_rename(dir->inbox, request, from, to, no_replace);
     if (r != -ENOENT || !kept_name(from, kept_from))
         return r;
-    if (!kept_name(to, kept_to))
+    if (!kept_name(to, kept_to)) {
+        inbox_dir_tell_refused(dir->inbox, to);
         return -EINVAL;
+    }
     struct fail why = FAIL_INIT;
     r = kept_rename(dir->tree->kept, dir->volume, kept_from, kept_to, &why);
     if (r < 0)

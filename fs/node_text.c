@@ -6,6 +6,7 @@
 struct text {
     struct node node;
     struct tree *tree;
+    char *where;
     size_t len;
     char bytes[];
 };
@@ -20,7 +21,15 @@ static uint64_t hash(uint64_t h, const char *bytes, size_t len)
 
 static void text_free(struct node *node)
 {
+    free(((struct text *)node)->where);
     free(node);
+}
+
+static void text_tell_refused(struct node *node, const char *name)
+{
+    (void)name;
+    const struct text *text = (const struct text *)node;
+    tree_tell_refused(text->tree, NULL, NULL, text->where, "read-only");
 }
 
 static int text_getattr(struct node *node, const struct request *request, struct stat *ret_stat,
@@ -59,13 +68,19 @@ static const struct node_ops text_ops = {
     .getattr = text_getattr,
     .open = text_open,
     .read = text_read,
+    .tell_refused = text_tell_refused,
 };
 
 struct node *node_text_new(struct tree *tree, const char *where, const char *bytes, size_t len)
 {
     struct text *text = malloc(sizeof(*text) + len + 1);
-    if (!text)
+    char *copy = strdup(where);
+    if (!text || !copy) {
+        free(text);
+        free(copy);
         return NULL;
+    }
+    text->where = copy;
     uint64_t h = hash(UINT64_C(0xcbf29ce484222325), where, strlen(where) + 1);
     node_init(&text->node, &text_ops, INO_TEXT | (hash(h, bytes, len) >> 2));
     text->tree = tree;

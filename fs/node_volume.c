@@ -42,7 +42,12 @@ static int make_json(const struct volume_dir *dir, struct node **ret_child)
     int r = volumes_describe(dir->tree->volumes, view, volume, &text);
     if (r < 0)
         return r;
-    struct node *child = node_text_new(dir->tree, dir->name, buf_string(&text), text.len);
+    cleanup_free char *where = NULL;
+    if (asprintf(&where, "%s/volume.json", dir->name) < 0) {
+        where = NULL;
+        return -ENOMEM;
+    }
+    struct node *child = node_text_new(dir->tree, where, buf_string(&text), text.len);
     if (!child)
         return -ENOMEM;
     *ret_child = child;

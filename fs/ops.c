@@ -206,7 +206,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
     if (parent != new_parent)
         r = node_refuse(call.node, name, -EXDEV); /* EXDEV: mv then copies */
     else if (flags & ~(unsigned)RENAME_NOREPLACE)
-        r = -EINVAL;
+        r = node_refuse(call.node, name, -EINVAL);
     else if (!(call.name = strdup(name)) || !(call.new_name = strdup(new_name)))
         r = -ENOMEM;
     call.flags = flags;

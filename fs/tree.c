@@ -23,6 +23,14 @@ void tree_tell_refused(const struct tree *tree, const char *volume, const char *
     log_event(tree->log, "%s: refused: %s", path.len > 0 ? buf_string(&path) : ".", why);
 }
 
+void tree_tell_refused_below(const struct tree *tree, const char *volume, const char *place,
+                             _Atomic int64_t *told_s, const char *why)
+{
+    int64_t now_s = time(NULL);
+    if (atomic_exchange(told_s, now_s) != now_s)
+        tree_tell_refused(tree, volume, place, NULL, why);
+}
+
 static struct timespec timespec_of(const struct file_time *time)
 {
     return (struct timespec){.tv_sec = time->s, .tv_nsec = time->ns};

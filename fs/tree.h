@@ -78,8 +78,8 @@ must_check struct node *node_browse_new(struct tree *tree, const char *volume, u
 must_check struct node *node_restore_new(struct tree *tree, const char *volume, uint64_t id);
 
 /*
- * A read-only file with these contents (copied).  Other contents or another
- * `where` are another inode, so that a size never goes with another version's
+ * A read-only file with these contents (copied), at that path within the mount.  Other
+ * contents or another path are another inode, so that a size never goes with another version's
  * bytes.
  */
 must_check struct node *node_text_new(struct tree *tree, const char *where, const char *text,
@@ -107,6 +107,13 @@ void tree_stat_dir(const struct tree *tree, mode_t mode, struct stat *ret_stat,
  */
 void tree_tell_refused(const struct tree *tree, const char *volume, const char *place,
                        const char *name, const char *why);
+
+/*
+ * The same for a whole tree, without the name, and once a second: a program that goes
+ * through all of it would push everything else out of the log.  *told_s is when that was.
+ */
+void tree_tell_refused_below(const struct tree *tree, const char *volume, const char *place,
+                             _Atomic int64_t *told_s, const char *why);
 
 /* The snapshots that are open for browse/, of a mount.  NULL: out of memory. */
 must_check struct openings *openings_new(void);

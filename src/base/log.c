@@ -13,7 +13,6 @@
 struct log {
     pthread_mutex_t lock;
     struct buf text;
-    size_t last_bytes; /* of the last line */
     uint64_t generation;
     bool echo;
 };
@@ -64,12 +63,6 @@ printf_like(3, 0) static size_t
     return len;
 }
 
-static bool is_repeated(const struct log *log, const char *line, size_t len)
-{
-    return len == log->last_bytes && len <= log->text.len &&
-           memcmp(log->text.data + log->text.len - len, line, len) == 0;
-}
-
 void log_event(struct log *log, const char *format, ...)
 {
     if (!log)
@@ -80,11 +73,10 @@ void log_event(struct log *log, const char *format, ...)
     size_t len = format_line(line, sizeof(line), format, args);
     va_end(args);
     scoped_lock(&log->lock);
-    if (is_repeated(log, line, len))
-        return;
     if (log->text.len + len > LOG_MAX_BYTES)
         drop_older_half(log);
-    log->last_bytes = buf_add(&log->text, line, len) == 0 ? len : 0; /* 0: it is lost */
+    int r = buf_add(&log->text, line, len);
+    (void)r; /* out of memory: the line is lost, as the header says */
     if (log->echo)
         (void)fwrite(line, 1, len, stderr);
 }

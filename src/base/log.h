@@ -25,9 +25,8 @@ must_check struct log *log_new(bool echo);
 void log_free(struct log *log);
 
 /*
- * Adds a line; control characters in it become '?'.  One that is the same as the last, its
- * second included, is left out.  Never fails: where memory is short the line is lost.
- * log may be NULL.
+ * Adds a line; control characters in it become '?'.  Never fails: where memory
+ * is short the line is lost.  log may be NULL.
  */
 void log_event(struct log *log, const char *format, ...) printf_like(2, 3);
 

@@ -4,6 +4,7 @@ Not here: what the kernel refuses without asking (mkdir of what is there, other 
 archives (test_restore, test_imports); names (test_kept).
 """
 
+import errno
 import os
 import pathlib
 
@@ -30,6 +31,8 @@ REFUSALS = {
     "mv V": (lambda path: os.rename(path, f"{path}2"), "V", "docker volume"),
     "rm help.txt": (os.unlink, ".dvolfs/help.txt", "read-only"),
     "truncate log": (lambda path: open(path, "w", encoding="utf-8"), ".dvolfs/log", "read-only"),
+    "write volume.json": (lambda path: open(path, "wb"), "V/volume.json", "read-only"),
+    "touch help.txt": (os.utime, ".dvolfs/help.txt", "read-only"),
     "mkdir V/x": (os.mkdir, "V/x", "help.txt"),
     "rmdir V/data": (os.rmdir, "V/data", "help.txt"),
     "rm now.tar": (os.unlink, "V/snapshots/now.tar", "as it is read"),
@@ -37,6 +40,8 @@ REFUSALS = {
     "mv now.tar": (lambda path: os.rename(path, f"{path}.zst"), "V/snapshots/now.tar",
                    "as it is read"),
     "write now.tar": (lambda path: open(path, "r+b"), "V/snapshots/now.tar", "as it is read"),
+    "mv a.tar.zst a.tar.zst.part": (lambda path: os.rename(
+        path.with_name("a.tar.zst"), path), "V/snapshots/a.tar.zst.part", ".tar.zst"),
     "mkdir snapshots/x": (os.mkdir, "V/snapshots/x", ".tar.zst"),
     "ln -s snapshots/x": (lambda path: os.symlink("a", path), "V/snapshots/x", ".tar.zst"),
     "touch a.tar.zst": (os.utime, "V/snapshots/a.tar.zst", "another name"),
@@ -75,9 +80,15 @@ def test_told_once_of_a_whole_tree(made, engine, place):
 
 def test_what_programs_find_a_way_around_is_not_told(made, scratch):
     """mv across directories copies; cp -a goes on without attributes."""
+    snapshots = made.volume(made.name) / "snapshots"
+    for call in (lambda: os.rename(snapshots / "a.tar.zst", made.restore(made.name) / "a.tar.zst"),
+                 lambda: os.setxattr(snapshots / "a.tar.zst", "user.colour", b"red")):
+        with pytest.raises(OSError) as refused:
+            call()
+        assert refused.value.errno in (errno.EXDEV, errno.ENOTSUP)
     (scratch / "x.tar").write_bytes((made.now(made.name)).read_bytes())
     os.setxattr(scratch / "x.tar", "user.colour", b"red")
     assert made.run("cp", "-a", scratch / "x.tar", made.restore(made.name)).returncode == 0
-    assert made.run("mv", made.volume(made.name) / "snapshots/a.tar.zst", scratch).returncode == 0
+    assert made.run("mv", snapshots / "a.tar.zst", scratch).returncode == 0
     assert "refused" not in made.log()
     assert kept.listed(made, made.name) == []

@@ -111,29 +111,6 @@ static void a_log_grows_like_a_file(void **state)
     log_free(log);
 }
 
-static void a_log_leaves_out_what_it_said_just_now(void **state)
-{
-    (void)state;
-    struct log *log = log_new(false);
-    uint64_t first, bytes, generation;
-    time_t before, after;
-    do { /* within one second */
-        before = time(NULL);
-        log_event(log, "one");
-        log_extent(log, &first, &generation);
-        log_event(log, "one");
-        log_extent(log, &bytes, &generation);
-        after = time(NULL);
-    } while (before != after);
-    assert_int_equal(bytes, first);
-    log_event(log, "two");
-    log_extent(log, &first, &generation);
-    log_event(log, "one");
-    log_extent(log, &bytes, &generation);
-    assert_int_equal(bytes - first, 21 + strlen("one\n"));
-    log_free(log);
-}
-
 static void a_log_keeps_whole_lines_when_it_drops_the_older_half(void **state)
 {
     (void)state;
@@ -245,7 +222,6 @@ int main(void)
         cmocka_unit_test(hooks_run_once_and_late_ones_at_once),
         cmocka_unit_test(no_cancel_is_never_raised),
         cmocka_unit_test(a_log_grows_like_a_file),
-        cmocka_unit_test(a_log_leaves_out_what_it_said_just_now),
         cmocka_unit_test(a_log_keeps_whole_lines_when_it_drops_the_older_half),
         cmocka_unit_test(threads_grow_with_waiting_work_up_to_the_limit),
         cmocka_unit_test(unnamed_files_leave_nothing_behind),
