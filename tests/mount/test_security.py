@@ -191,11 +191,13 @@ def test_a_device_that_comes_and_goes(mount, engine, volume):
     tree.write(top / "b", b"plain")
     os.mknod(top / "f", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     watch = watch_openings(top / "f")
+    device = os.open(top / "f", os.O_PATH)  # it may have another name when the container ends
     swap_and_read(mount, engine, name, reads_archives=True)
     with pytest.raises(BlockingIOError):
         os.read(watch, 4096)
-    open(top / "f", "rb").close()
+    open(f"/proc/self/fd/{device}", "rb").close()
     assert os.read(watch, 4096), "that it would be noticed"
+    os.close(device)
     os.close(watch)
 
 

@@ -114,9 +114,12 @@ static struct contents_ops counting;
 static const struct contents_ops *real;
 static atomic_uint opened;
 static void (*before_first)(void);
+static pthread_mutex_t first_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* Two threads open: the one that comes second waits until what is to be done is done. */
 static void note_opening(unsigned count)
 {
+    scoped_lock(&first_lock);
     if (atomic_fetch_add(&opened, count) == 0 && before_first)
         before_first();
 }
