@@ -48,12 +48,13 @@ static int make_parts(const struct config *config, struct parts *parts, struct f
     parts->makers = workers_new(MAX_MAKING);
     parts->waiters = workers_new(MAX_WAITING);
     parts->front.stop = cancel_new();
+    parts->front.open_files = open_files_new();
     parts->front.prefills = prefills_new();
     parts->tree.inboxes = inboxes_new();
     parts->tree.openings = openings_new();
     parts->jobs = jobs_new();
-    if (!parts->makers || !parts->waiters || !parts->front.stop || !parts->front.prefills ||
-        !parts->tree.inboxes || !parts->tree.openings || !parts->jobs)
+    if (!parts->makers || !parts->waiters || !parts->front.stop || !parts->front.open_files ||
+        !parts->front.prefills || !parts->tree.inboxes || !parts->tree.openings || !parts->jobs)
         return fail_errno(why, ENOMEM, "starting");
     r = kept_start(&(struct kept_conf){.volumes = parts->volumes,
                                        .spool = parts->spool,
@@ -102,6 +103,7 @@ static void unmake(struct parts *parts)
         cancel_raise(parts->front.stop);
     workers_free(parts->waiters);
     mount_close(parts->mount);
+    open_files_free(parts->front.open_files);
     inode_table_free(parts->front.inodes);
     prefills_free(parts->front.prefills);
     inboxes_free(parts->tree.inboxes);

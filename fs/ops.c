@@ -222,20 +222,25 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
 {
-    return (struct handle *)(uintptr_t)fi->fh;
+    return open_file_of(fi)->handle;
 }
 
-static void set_opened(struct fuse_file_info *fi, const struct node *node,
-                       const struct opened *opened)
+/* Takes what was opened.  -ENOMEM: it has been released. */
+static int set_opened(struct front *front, struct fuse_file_info *fi, struct node *node,
+                      const struct opened *opened)
 {
+    struct open_file *file = open_files_add(front->open_files, node, opened->handle, node_release);
+    if (!file) {
+        node_release(node, opened->handle);
+        return -ENOMEM;
+    }
 #if FUSE_MAJOR_VERSION > 3 || FUSE_MINOR_VERSION >= 11
     fi->noflush = !node->ops->flush; /* spares a request at each close */
-#else
-    (void)node;
 #endif
-    fi->fh = (uint64_t)(uintptr_t)opened->handle;
+    fi->fh = (uint64_t)(uintptr_t)file;
     fi->direct_io = opened->caching == OPEN_DIRECT;
     fi->keep_cache = opened->caching == OPEN_KEEP_PAGES;
+    return 0;
 }
 
 static int store(struct fuse_session *session, uint64_t ino, uint64_t offset, char *data,
@@ -300,10 +305,14 @@ static void run_open(struct call *call)
     else
         prefill_none(call->front->prefills, call->node->ino);
     give_size(call, &opened);
+    r = set_opened(call->front, &call->fi, call->node, &opened);
+    if (r < 0) {
+        call_fail(call, r);
+        return;
+    }
     call_quiet(call);
-    set_opened(&call->fi, call->node, &opened);
     if (fuse_reply_open(call->req, &call->fi) == -ENOENT)
-        node_release(call->node, opened.handle);
+        open_files_close(call->front->open_files, open_file_of(&call->fi));
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -313,6 +322,20 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     call.fi = *fi;
     call_dispatch(&call, NODE_WAITS_OPEN);
+}
+
+/* -ENOMEM: nothing has been replied, or kept. */
+static int reply_created(struct call *call, struct node *created, const struct opened *opened,
+                         const struct fuse_entry_param *entry, struct fuse_file_info *fi)
+{
+    struct front *front = call->front;
+    int r = set_opened(front, fi, created, opened);
+    bool unwanted = r == 0 && fuse_reply_create(call->req, entry, fi) == -ENOENT;
+    if (unwanted)
+        open_files_close(front->open_files, open_file_of(fi));
+    if (unwanted || r < 0)
+        inode_table_forget(front->inodes, entry->ino, 1);
+    return r;
 }
 
 static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
@@ -328,12 +351,10 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     if (r == 0) {
         struct node *created cleanup_node = node_ref(child);
         r = call_entry(&call, child, 0, &entry);
-        set_opened(fi, created, &opened);
-        bool unwanted = r == 0 && fuse_reply_create(req, &entry, fi) == -ENOENT;
-        if (unwanted)
-            inode_table_forget(call.front->inodes, entry.ino, 1);
-        if (unwanted || r < 0)
+        if (r < 0)
             node_release(created, opened.handle);
+        else
+            r = reply_created(&call, created, &opened, &entry, fi);
     }
     if (r < 0)
         call_fail(&call, r);
@@ -499,12 +520,10 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct call call;
-    if (!call_init(&call, req, ino, NULL))
-        return;
-    node_release(call.node, handle_of(fi));
-    call_fail(&call, 0);
-    call_done(&call);
+    struct front *front = fuse_req_userdata(req);
+    (void)ino;
+    open_files_close(front->open_files, open_file_of(fi));
+    (void)fuse_reply_err(req, 0);
 }
 
 static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)

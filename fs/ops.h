@@ -8,6 +8,7 @@
 
 #include "base/workers.h"
 #include "fs/inode.h"
+#include "fs/open_files.h"
 #include "fs/prefill.h"
 #include "job/spool.h"
 
@@ -16,6 +17,7 @@
 /* The session's user data; all must outlive the session. */
 struct front {
     struct inode_table *inodes;
+    struct open_files *open_files;
     struct prefills *prefills;
     struct fuse_session *session; /* once there is one */
     struct workers *workers;      /* for requests that may wait */

@@ -60,6 +60,12 @@ void call_fail(struct call *call, int r);
 int call_entry(struct call *call, struct node *child, double name_seconds,
                struct fuse_entry_param *ret_entry);
 
+/* Of a request about an open file or directory. */
+static inline struct open_file *open_file_of(const struct fuse_file_info *fi)
+{
+    return (struct open_file *)(uintptr_t)fi->fh;
+}
+
 /* The directory operations, in ops_dir.c. */
 void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void ops_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,

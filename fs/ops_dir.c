@@ -22,7 +22,7 @@ struct waiting {
 
 struct open_dir {
     pthread_mutex_t lock;
-    struct node *node;
+    struct node *node;     /* as long as it is open */
     struct lister *lister; /* of a directory that streams */
     struct waiting *first;
     struct waiting **last;
@@ -36,7 +36,7 @@ struct open_dir {
 
 static struct open_dir *dir_of(const struct fuse_file_info *fi)
 {
-    return (struct open_dir *)(uintptr_t)fi->fh;
+    return (struct open_dir *)open_file_of(fi)->handle;
 }
 
 static void drop_first(struct open_dir *dir)
@@ -60,10 +60,11 @@ static void close_listing(struct open_dir *dir)
     dir->error = 0;
 }
 
-static void dir_free(struct open_dir *dir)
+static void dir_release(struct node *node, struct handle *handle)
 {
+    (void)node;
+    struct open_dir *dir = (struct open_dir *)handle;
     close_listing(dir);
-    node_unref(dir->node);
     (void)pthread_mutex_destroy(&dir->lock);
     free(dir);
 }
@@ -239,29 +240,40 @@ void ops_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
     read_dir(req, ino, size, offset, true, fi);
 }
 
+/* NULL: out of memory. */
+static struct open_file *open_dir(struct front *front, struct node *node)
+{
+    struct open_dir *dir = calloc(1, sizeof(*dir));
+    if (!dir)
+        return NULL;
+    (void)pthread_mutex_init(&dir->lock, NULL);
+    dir->node = node;
+    dir->last = &dir->first;
+    struct handle *handle = (struct handle *)dir;
+    struct open_file *file = open_files_add(front->open_files, node, handle, dir_release);
+    if (!file)
+        dir_release(node, handle);
+    return file;
+}
+
 void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct call call;
     if (!call_init(&call, req, ino, NULL))
         return;
-    struct open_dir *dir = calloc(1, sizeof(*dir));
-    if (!dir) {
+    struct open_file *file = open_dir(call.front, call.node);
+    fi->fh = (uint64_t)(uintptr_t)file;
+    if (!file)
         call_fail(&call, -ENOMEM);
-        call_done(&call);
-        return;
-    }
-    (void)pthread_mutex_init(&dir->lock, NULL);
-    dir->node = node_ref(call.node);
-    dir->last = &dir->first;
-    fi->fh = (uint64_t)(uintptr_t)dir;
-    if (fuse_reply_open(req, fi) == -ENOENT)
-        dir_free(dir);
+    else if (fuse_reply_open(req, fi) == -ENOENT)
+        open_files_close(call.front->open_files, file);
     call_done(&call);
 }
 
 void ops_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    struct front *front = fuse_req_userdata(req);
     (void)ino;
-    dir_free(dir_of(fi));
+    open_files_close(front->open_files, open_file_of(fi));
     (void)fuse_reply_err(req, 0);
 }

@@ -1,4 +1,5 @@
 """Mounting: the ways to call it, what it refuses and how, and how it ends."""
+import contextlib
 import json
 import os
 import signal
@@ -56,6 +57,34 @@ def test_a_signal_ends_it_as_umount_does(mount, number):
     os.kill(made.pid, number)
     assert made.front.wait(20) == 0
     assert not made.mounted()
+
+
+def test_ended_while_files_are_open(mount, engine, volume):
+    """Of what is open nothing is left behind: of memory either, where that is looked at."""
+    name = volume()
+    top = engine.mountpoint(name)
+    tree.simple(top)
+    (top / "file").write_text("plain\n")
+    for number in range(5000):
+        os.mknod(top / f"{number:05}-{'x' * 60}")
+    made = mount.prepare(flags=["-f"]).start_in_front()
+    files = [open(path, "rb", buffering=0)
+             for path in (made.now(name), made.path / ".dvolfs" / "help.txt")]
+    files.append(open(made.restore(name, "x.tar"), "wb", buffering=0))
+    files[-1].write(b"half of it")
+    listings = [os.scandir(path) for path in (made.path, made.restore(name))]
+    if made.access(name) != "api":
+        files.append(open(made.data(name) / "file", "rb", buffering=0))
+        listings.append(os.scandir(made.data(name)))
+    for listing in listings:
+        next(listing)
+    os.kill(made.pid, signal.SIGTERM)
+    assert made.front.wait(20) == 0
+    made.killed = True
+    for opened in listings + files:
+        with contextlib.suppress(OSError):  # there is nobody left to say anything else
+            opened.close()
+    assert (top / "file").read_text() == "plain\n" and not engine.helpers()
 
 
 def test_option_ro(mount, engine, volume, scratch):
