@@ -3,6 +3,7 @@
 
 #include <endian.h>
 #include <isa-l/igzip_lib.h>
+#include <stdbool.h>
 #include <string.h>
 #include <zstd.h>
 
@@ -24,28 +25,66 @@ static uint32_t read_le32(const void *at)
 
 #define ZSTD_LEVEL_MAX 19
 
-static void *zstd_open(int level)
+/*
+ * At level 3 small chunks are searched with smaller tables, and not for matches of 4 bytes.
+ * The library's own choice for up to 256 KiB of input (zstd, clevels.h) takes 1.1 to 1.2
+ * times as long for results that are 0.4 (sources) to 2 % (programs) smaller.  With large
+ * chunks as much is gained, but up to 5 % is lost (a database).
+ */
+#define QUICK_LEVEL 3
+#define QUICK_BYTES ((size_t)512 * 1024)
+static const struct {
+    ZSTD_cParameter name;
+    int value;
+} quick[] = {{ZSTD_c_minMatch, 5}, {ZSTD_c_hashLog, 15}, {ZSTD_c_chainLog, 15}};
+
+struct zstd {
+    ZSTD_CCtx *context;
+    int level;
+};
+
+static bool set(struct zstd *zstd, ZSTD_cParameter name, int value)
 {
-    ZSTD_CCtx *context = ZSTD_createCCtx();
-    if (!context)
-        return NULL;
-    level = within(level, 1, ZSTD_LEVEL_MAX);
-    if (!ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level)) &&
-        !ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1)))
-        return context;
-    (void)ZSTD_freeCCtx(context);
-    return NULL;
+    return !ZSTD_isError(ZSTD_CCtx_setParameter(zstd->context, name, value));
 }
 
 static void zstd_close(void *context)
 {
-    (void)ZSTD_freeCCtx(context);
+    struct zstd *zstd = context;
+    (void)ZSTD_freeCCtx(zstd->context);
+    free(zstd);
+}
+
+static void *zstd_open(int level)
+{
+    struct zstd *zstd = malloc(sizeof(*zstd));
+    if (!zstd)
+        return NULL;
+    *zstd = (struct zstd){.context = ZSTD_createCCtx(), .level = within(level, 1, ZSTD_LEVEL_MAX)};
+    if (zstd->context && set(zstd, ZSTD_c_compressionLevel, zstd->level) &&
+        set(zstd, ZSTD_c_checksumFlag, 1))
+        return zstd;
+    zstd_close(zstd);
+    return NULL;
+}
+
+static bool choose_search(struct zstd *zstd, size_t bytes)
+{
+    bool is_quick = zstd->level == QUICK_LEVEL && bytes <= QUICK_BYTES;
+    bool is_set = true;
+    for (size_t i = 0; i < sizeof(quick) / sizeof(*quick); i++)
+        is_set =
+            is_set && set(zstd, quick[i].name, is_quick ? quick[i].value : 0); /* the level's */
+    return is_set;
 }
 
 static ssize_t zstd_compress(void *context, const void *in, size_t bytes, void *out, size_t room,
                              uint32_t *ret_checksum)
 {
-    size_t n = ZSTD_compress2(context, out, room, in, bytes);
+    struct zstd *zstd = context;
+    if (!choose_search(zstd, bytes))
+        return -EIO;
+    size_t n = ZSTD_compress2(zstd->context, out, room, in, bytes);
     if (ZSTD_isError(n) || n < sizeof(uint32_t))
         return -EIO;
     /* The checksum is what a frame ends with. */
