@@ -52,6 +52,16 @@ static int named_then_removed(const char *dir, struct fail *why)
     return fd;
 }
 
+#define BEGIN_BYTES ((uint64_t)8 << 20)
+
+void fd_begin_writing(int fd, uint64_t *begun, uint64_t end)
+{
+    if (end - *begun < BEGIN_BYTES)
+        return;
+    (void)sync_file_range(fd, (off_t)*begun, (off_t)(end - *begun), SYNC_FILE_RANGE_WRITE);
+    *begun = end;
+}
+
 int fd_unnamed_file(const char *dir, struct fail *why)
 {
     int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);

@@ -18,6 +18,13 @@ must_check int fd_pwrite_all(int fd, const void *data, size_t len, uint64_t offs
 must_check ssize_t fd_pread_full(int fd, void *data, size_t len, uint64_t offset);
 
 /*
+ * Has the disk begin with what was written from *begun to end, once that is some megabytes,
+ * and moves *begun: fsync(2) would else wait for all of it.  Does not wait for the disk
+ * (sync_file_range(2)); where it cannot be done, fsync(2) does it.
+ */
+void fd_begin_writing(int fd, uint64_t *begun, uint64_t end);
+
+/*
  * A new file in directory dir that has no name, so that nothing is left of it
  * whenever its descriptor goes, a crash included (O_TMPFILE; where the file
  * system lacks it, a name that is removed at once).  The descriptor (read and

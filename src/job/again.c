@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Copied at once, between looks at cancel. */
-#define PIECE_BYTES ((size_t)8 << 20)
+/* Copied at once of what is no frame. */
+#define PIECE_BYTES ((size_t)64 << 10)
 
 bool again_is_same(const struct pack *pack)
 {
@@ -24,54 +24,60 @@ bool again_is_same(const struct pack *pack)
     return true;
 }
 
-static int copy_by_hand(int from, int to, off_t offset, size_t len)
+/* On the way through the earlier one. */
+struct copying {
+    const struct pack *pack;
+    bool is_shared; /* the file has its blocks already */
+    uint64_t at;
+    uint64_t begun; /* as fd_begin_writing's */
+};
+
+static int write_bytes(struct copying *copying, const void *data, size_t bytes)
 {
-    cleanup_free char *piece = malloc(len);
-    if (!piece)
-        return -ENOMEM;
-    ssize_t n = fd_pread_full(from, piece, len, (uint64_t)offset);
-    if (n < 0 || (size_t)n < len)
-        return -EBADMSG;
-    return fd_pwrite_all(to, piece, len, (uint64_t)offset);
+    int fd = copying->pack->fd;
+    int r = copying->is_shared ? 0 : fd_pwrite_all(fd, data, bytes, copying->at);
+    copying->at += bytes;
+    if (r == 0 && !copying->is_shared)
+        fd_begin_writing(fd, &copying->begun, copying->at);
+    return r;
 }
 
-/* copy_file_range(2), where the kernel has it for these files. */
-static int copy_piece(int from, int to, uint64_t at, size_t len)
+/* What stands between the frames, and behind them: padding, and the table. */
+static int copy_until(struct copying *copying, uint64_t end)
 {
-    off_t in = (off_t)at;
-    off_t out = (off_t)at;
-    while (len > 0) {
-        ssize_t n = copy_file_range(from, &in, to, &out, len, 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && (errno == ENOSPC || errno == EDQUOT))
-            return -errno;
-        if (n <= 0) /* also to learn which of the two cannot be read or written */
-            return copy_by_hand(from, to, in, len);
-        len -= (size_t)n;
+    char piece[PIECE_BYTES];
+    int r = 0;
+    while (r == 0 && copying->at < end) {
+        size_t want =
+            end - copying->at < sizeof(piece) ? (size_t)(end - copying->at) : sizeof(piece);
+        ssize_t n = fd_pread_full(earlier_fd(copying->pack->earlier), piece, want, copying->at);
+        r = n < 0 || (size_t)n < want ? -EBADMSG : write_bytes(copying, piece, want);
     }
-    return 0;
+    return r;
 }
 
-/* total: what the job is to do, in bytes of the archive as it is decompressed. */
-static int copy_all(const struct pack *pack, uint64_t bytes, uint64_t total)
+static int copy_frame(struct copying *copying, struct pack_frame *known)
 {
-    int from = earlier_fd(pack->earlier);
-    uint64_t told = 0;
-    for (uint64_t at = 0; at < bytes;) {
-        size_t len = bytes - at < PIECE_BYTES ? (size_t)(bytes - at) : PIECE_BYTES;
-        int r = cancel_is_raised(pack->cancel) ? -EINTR : copy_piece(from, pack->fd, at, len);
-        if (r < 0)
-            return r;
-        /* The disk begins now with what fsync(2) would else wait for. */
-        (void)sync_file_range(pack->fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
-        at += len;
-        uint64_t done =
-            at == bytes ? total : (uint64_t)((double)at / (double)bytes * (double)total);
-        job_add_done(pack->job, done - told);
-        told = done;
-    }
-    return 0;
+    const struct pack *pack = copying->pack;
+    struct seekable_frame frame;
+    const void *data;
+    seekable_frame(earlier_seekable(pack->earlier), (size_t)known->from, &frame);
+    int r = copy_until(copying, frame.file_offset);
+    if (r == 0)
+        r = earlier_read(pack->earlier, known->key, (size_t)known->from, &data, &known->stored);
+    if (r == 0)
+        r = write_bytes(copying, data, frame.file_bytes);
+    job_add_done(pack->job, frame.bytes);
+    return r;
+}
+
+static int copy_all(struct copying *copying, uint64_t bytes)
+{
+    const struct pack *pack = copying->pack;
+    int r = 0;
+    for (uint64_t i = 0; i < frames_count(pack->frames) && r == 0; i++)
+        r = cancel_is_raised(pack->cancel) ? -EINTR : copy_frame(copying, &pack->known[i]);
+    return r < 0 ? r : copy_until(copying, bytes);
 }
 
 int again_run(const struct pack *pack, struct pack_result *ret_result, struct fail *why)
@@ -84,16 +90,13 @@ int again_run(const struct pack *pack, struct pack_result *ret_result, struct fa
         return fail_errno(why, errno, "the earlier snapshot");
     if ((uint64_t)st.st_size != about.archive_bytes)
         return fail_set(why, EBADMSG, "the earlier snapshot is cut short");
-    uint64_t total = seekable_total_bytes(earlier_seekable(pack->earlier));
-    bool is_shared = ioctl(pack->fd, FICLONE, from) == 0;
-    int r = is_shared ? 0 : copy_all(pack, about.archive_bytes, total);
-    if (is_shared)
-        job_add_done(pack->job, total);
+    struct copying copying = {.pack = pack, .is_shared = ioctl(pack->fd, FICLONE, from) == 0};
+    int r = copy_all(&copying, about.archive_bytes);
     if (r < 0)
         return fail_errno(why, -r, r == -EINTR ? "interrupted" : "copying the earlier snapshot");
     *ret_result = (struct pack_result){
         .file_bytes = about.archive_bytes,
-        .shared_bytes = is_shared ? about.archive_bytes : 0,
+        .shared_bytes = copying.is_shared ? about.archive_bytes : 0,
         .taken_frames = frames_count(pack->frames),
     };
     memcpy(ret_result->sha256, about.sha256, sizeof(about.sha256));

@@ -14,11 +14,11 @@ bool again_is_same(const struct pack *pack);
 
 /*
  * As pack_run for such a one.  Blocks of the file are shared where they can be (XFS,
- * btrfs), else copied, without passing through us where the kernel can do that.  The
- * hash is the earlier one's own: damage since then does not become sound by this.
+ * btrfs), else copied; each frame is looked at on the way.  The hash is the earlier one's
+ * own: damage since then does not become sound by this.
  *
- * -EBADMSG: the earlier one is shorter than its index says, or cannot be read; -EINTR;
- * errors of pwrite(2).  Blocks.
+ * -EBADMSG: the earlier one is shorter than its index says, damaged, or cannot be read;
+ * -EINTR; -ENOMEM; errors of pwrite(2).  Blocks.
  */
 must_check int again_run(const struct pack *pack, struct pack_result *ret_result, struct fail *why);
 

@@ -129,13 +129,13 @@ void earlier_close(struct earlier *earlier)
 }
 
 /* The first one whose half of the key is not below. */
-static size_t lower_bound(const struct earlier *earlier, const uint8_t *half)
+static size_t lower_bound(const struct earlier *earlier, uint64_t half)
 {
     size_t low = 0;
     size_t high = earlier->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (memcmp(earlier->known[middle].packed, half, sizeof(uint64_t)) < 0)
+        if (memcmp(earlier->known[middle].packed, &half, sizeof(half)) < 0)
             low = middle + 1;
         else
             high = middle;
@@ -143,46 +143,68 @@ static size_t lower_bound(const struct earlier *earlier, const uint8_t *half)
     return low;
 }
 
-/* False: it cannot be read. */
-static bool hash_stored(struct earlier *earlier, const struct seekable_frame *frame,
-                        uint64_t *ret_stored)
+/* From i on, the next one of that half of the key; NULL: there is none. */
+static const struct known *next_known(const struct earlier *earlier, uint64_t half, size_t i)
+{
+    if (i >= earlier->count)
+        return NULL;
+    const struct known *known = &earlier->known[i];
+    return memcmp(known->packed, &half, sizeof(half)) == 0 ? known : NULL;
+}
+
+int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64_t bytes)
+{
+    uint64_t half = htole64(key.low);
+    const struct known *known;
+    for (size_t i = lower_bound(earlier, half); (known = next_known(earlier, half, i)); i++) {
+        struct seekable_frame frame;
+        if (known->number >= earlier->place_count)
+            continue;
+        uint32_t place = earlier->places[known->number];
+        seekable_frame(snapshot_seekable(earlier->snapshot), place, &frame);
+        if (frame.bytes == bytes)
+            return place;
+    }
+    return -1;
+}
+
+/* Reads what is stored of it. */
+static int read_stored(struct earlier *earlier, const struct seekable_frame *frame)
 {
     if (earlier->stored_room < frame->file_bytes) {
         free(take(earlier->stored));
         earlier->stored_room = 0;
         if (!(earlier->stored = malloc(frame->file_bytes)))
-            return false;
+            return -ENOMEM;
         earlier->stored_room = frame->file_bytes;
     }
     ssize_t n =
         fd_pread_full(earlier_fd(earlier), earlier->stored, frame->file_bytes, frame->file_offset);
-    if (n < 0 || (size_t)n < frame->file_bytes)
-        return false;
-    *ret_stored = frame_stored_hash(earlier->stored, frame->file_bytes);
-    return true;
+    return n < 0 || (size_t)n < frame->file_bytes ? -EBADMSG : 0;
 }
 
-int64_t earlier_find(struct earlier *earlier, struct frame_key key, uint64_t bytes,
-                     uint64_t *ret_stored)
+int earlier_read(struct earlier *earlier, struct frame_key key, size_t place, const void **ret_data,
+                 uint64_t *ret_stored)
 {
+    struct seekable_frame frame;
+    seekable_frame(snapshot_seekable(earlier->snapshot), place, &frame);
+    int r = read_stored(earlier, &frame);
+    if (r < 0)
+        return r;
+    uint64_t stored = frame_stored_hash(earlier->stored, frame.file_bytes);
     uint64_t half = htole64(key.low);
-    for (size_t i = lower_bound(earlier, (const uint8_t *)&half); i < earlier->count; i++) {
-        const struct known *known = &earlier->known[i];
+    const struct known *known;
+    for (size_t i = lower_bound(earlier, half); (known = next_known(earlier, half, i)); i++) {
         uint8_t packed[INDEX_KEY_BYTES];
-        struct seekable_frame frame;
-        if (memcmp(known->packed, &half, sizeof(half)) != 0)
-            break;
-        if (known->number >= earlier->place_count)
-            continue;
-        uint32_t place = earlier->places[known->number];
-        seekable_frame(snapshot_seekable(earlier->snapshot), place, &frame);
-        if (frame.bytes != bytes || !hash_stored(earlier, &frame, ret_stored))
-            continue;
-        frame_key_pack(key, known->number, &frame, *ret_stored, packed);
-        if (compare(known->packed, packed) == 0)
-            return place;
+        frame_key_pack(key, known->number, &frame, stored, packed);
+        if (earlier_place(earlier, known->number) == (int64_t)place &&
+            compare(known->packed, packed) == 0) {
+            *ret_data = earlier->stored;
+            *ret_stored = stored;
+            return 0;
+        }
     }
-    return -1;
+    return -EBADMSG;
 }
 
 int64_t earlier_place(const struct earlier *earlier, uint64_t number)

@@ -38,13 +38,18 @@ void earlier_close(struct earlier *earlier);
 DEFINE_CLEANUP(cleanup_earlier_impl, struct earlier, earlier_close)
 #define cleanup_earlier cleanup(cleanup_earlier_impl)
 
+/* Its frame of that key which holds so many bytes: where in its table it is; -1: it has
+ * none.  By the index alone: whether the archive still has it is for earlier_read. */
+int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64_t bytes);
+
 /*
- * Its frame of that key which holds so many bytes: where in its table it is, and the hash of
- * its stored bytes, which are read for that; -1: it has none, or it is damaged or cannot be
- * read.  One thread.  Blocks on the disk.
+ * Reads the frame of that key, at a place of earlier_find's, as it is stored: 0 with its bytes
+ * (file_bytes of them; valid until the next call) and their hash.  -EBADMSG: they are not
+ * those that were written, or cannot be read; -ENOMEM.  One thread at a time.  Blocks on the
+ * disk.
  */
-int64_t earlier_find(struct earlier *earlier, struct frame_key key, uint64_t bytes,
-                     uint64_t *ret_stored);
+must_check int earlier_read(struct earlier *earlier, struct frame_key key, size_t place,
+                            const void **ret_data, uint64_t *ret_stored);
 
 /* Where in its table frame `number` is, not counting those with nothing in them; -1: it has
  * not so many. */

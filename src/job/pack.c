@@ -76,13 +76,24 @@ static int add_to_run(struct packing *packing, size_t place, struct fail *why)
     return 0;
 }
 
+/* Its bytes are looked at on the way: what was found in the index alone may be damaged. */
 static int take_over(struct packing *packing, uint64_t index, struct fail *why)
 {
-    struct frames_frame frame;
-    frames_frame(packing->pack->frames, index, &frame);
+    const struct pack *pack = packing->pack;
+    struct pack_frame *known = &pack->known[index];
+    size_t place = (size_t)known->from;
+    const void *data;
+    int r = earlier_read(pack->earlier, known->key, place, &data, &known->stored);
+    if (r < 0)
+        return fail_errno(why, -r, "the earlier snapshot");
+    struct seekable_frame frame;
+    seekable_frame(earlier_seekable(pack->earlier), place, &frame);
     packing->result.taken_frames++;
-    job_add_done(packing->pack->job, frame.bytes);
-    return add_to_run(packing, (size_t)packing->pack->known[index].from, why);
+    job_add_done(pack->job, frame.bytes);
+    if (pack->block_bytes > 0) /* it may be shared */
+        return add_to_run(packing, place, why);
+    return seekable_add_frame(packing->writer, data, frame.file_bytes, frame.bytes, frame.checksum,
+                              why);
 }
 
 /* Those up to the one of that index, and with them the run. */

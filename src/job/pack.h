@@ -17,7 +17,7 @@
 struct pack_frame {
     struct frame_key key;
     int32_t from;    /* where it is in the earlier one's table, -1: nowhere */
-    uint64_t stored; /* frame_stored_hash; pack_run sets it of those that are compressed */
+    uint64_t stored; /* frame_stored_hash; set when it is packed */
     bool has_key;    /* the next snapshot may take it over */
 };
 
@@ -48,7 +48,7 @@ struct pack_result {
 };
 
 /* Writes the file; it is not synced.  Errors of read, compress_run and store/seekable.h;
- * -EFBIG: more frames than there may be.  Blocks. */
+ * -EBADMSG: the earlier one is damaged; -EFBIG: more frames than there may be.  Blocks. */
 must_check int pack_run(const struct pack *pack, struct pack_result *ret_result, struct fail *why);
 
 /* How many frames a pack may have. */

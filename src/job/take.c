@@ -15,8 +15,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* What is taken over of the earlier one. */
+enum trust {
+    TRUST_ITS_INDEX, /* what that says is there; whether it is whole is seen when it is packed */
+    TRUST_WHAT_IS_WHOLE, /* what has been read, because something was damaged */
+    TRUST_NOTHING,
+};
+
 struct taking {
     const struct take_conf *conf;
+    enum trust trust;
     struct cancel *cancel;
     struct frames *frames;
     struct pack_frame *known; /* of each frame */
@@ -227,6 +235,14 @@ static void note_given(const struct taking *taking, const struct frames_frame *f
     }
 }
 
+/* Whether the earlier one's frame is still what it was. */
+static bool is_whole(const struct taking *taking, const struct pack_frame *known)
+{
+    const void *data;
+    uint64_t stored;
+    return earlier_read(taking->earlier, known->key, (size_t)known->from, &data, &stored) == 0;
+}
+
 static int look_frame_up(const struct taking *taking, struct keys *keys, uint64_t index)
 {
     struct pack_frame *known = &taking->known[index];
@@ -238,8 +254,9 @@ static int look_frame_up(const struct taking *taking, struct keys *keys, uint64_
         return r;
     known->has_key = true;
     if (taking->earlier)
-        known->from =
-            (int32_t)earlier_find(taking->earlier, known->key, frame.bytes, &known->stored);
+        known->from = (int32_t)earlier_find(taking->earlier, known->key, frame.bytes);
+    if (known->from >= 0 && taking->trust == TRUST_WHAT_IS_WHOLE && !is_whole(taking, known))
+        known->from = -1;
     if (known->from >= 0)
         note_given(taking, &frame);
     return 0;
@@ -348,12 +365,13 @@ static int lay_out(struct taking *taking, struct contents *contents, struct canc
     return r < 0 ? fail_errno(why, -r, "volume %s", conf->volume) : 0;
 }
 
-static int take_once(const struct take_conf *conf, struct contents *contents, bool may_take_over,
+static int take_once(const struct take_conf *conf, struct contents *contents, enum trust trust,
                      struct cancel *cancel, struct take_result *ret_result, struct fail *why)
 {
-    struct taking taking cleanup(taking_done) = {.conf = conf, .cancel = cancel, .fd = -1};
+    struct taking taking cleanup(taking_done) = {
+        .conf = conf, .trust = trust, .cancel = cancel, .fd = -1};
     int r = lay_out(&taking, contents, cancel, why);
-    if (r == 0 && may_take_over)
+    if (r == 0 && trust != TRUST_NOTHING)
         r = earlier_open(conf->store, conf->volume, conf->cache, &taking.earlier, why);
     if (r == 0)
         r = look_frames_up(&taking, cancel, why);
@@ -371,11 +389,12 @@ int take_contents(const struct take_conf *conf, struct contents *contents, struc
                   struct take_result *ret_result, struct fail *why)
 {
     int r = take_check_absent(conf, why);
-    if (r == 0)
-        r = take_once(conf, contents, true, cancel, ret_result, why);
-    if (r == -EAGAIN) {
+    if (r < 0)
+        return r;
+    r = -EAGAIN;
+    for (enum trust trust = TRUST_ITS_INDEX; r == -EAGAIN && trust <= TRUST_NOTHING; trust++) {
         conf->job->done_bytes = 0;
-        r = take_once(conf, contents, false, cancel, ret_result, why);
+        r = take_once(conf, contents, trust, cancel, ret_result, why);
     }
     return r;
 }

@@ -69,6 +69,7 @@ struct seekable_writer {
     bool finished;
     uint64_t block_bytes; /* 0: frames begin anywhere */
     uint64_t file_bytes;
+    uint64_t begun_bytes; /* of these, what the disk was told to begin with */
     uint64_t bytes;
     uint64_t shared_bytes;
     struct buf items; /* of the table */
@@ -133,6 +134,7 @@ static int append(struct seekable_writer *writer, const void *data, size_t bytes
     if (r < 0)
         return fail_errno(why, -r, "cannot write the snapshot");
     writer->file_bytes += bytes;
+    fd_begin_writing(writer->fd, &writer->begun_bytes, writer->file_bytes);
     return hash(writer, data, bytes, why);
 }
 
