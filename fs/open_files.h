@@ -16,6 +16,7 @@ struct open_files;
 struct open_file {
     struct node *node;
     struct handle *handle;
+    _Atomic uint64_t dropped; /* of ops.c: so far the kernel was told to drop its pages */
 
     /* Its own: */
     void (*release)(struct node *node, struct handle *handle);

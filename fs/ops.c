@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -361,17 +362,61 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     call_done(&call);
 }
 
+/* Of one file the kernel keeps what is below so much, and what was read just before. */
+#define KEPT_BYTES ((uint64_t)1 << 30)
+#define KEPT_BEHIND_BYTES ((uint64_t)16 << 20)
+#define DROP_BYTES ((uint64_t)16 << 20)
+
+/* What the kernel is to drop of a file: nothing where both are the same. */
+struct pages {
+    uint64_t from, to;
+};
+static atomic_flag is_dropping = ATOMIC_FLAG_INIT;
+
+/*
+ * What was read a while ago of a large file: it is as a rule read once, and all of it in
+ * memory, as well as what it is made from, would be in the way of others.  `cp` of 4 GiB
+ * takes half the time so, on a machine that has to be given the memory first.
+ *
+ * To drop pages waits while somebody's READ has one locked, as notify_store does (see
+ * prefill.h): so one thread may at a time, and others leave it to their next READ.
+ */
+static struct pages pages_behind(const struct call *call)
+{
+    struct open_file *file = open_file_of(&call->fi);
+    uint64_t offset = (uint64_t)call->offset;
+    uint64_t from = atomic_load(&file->dropped);
+    if (from < KEPT_BYTES)
+        from = KEPT_BYTES;
+    if (offset < from + DROP_BYTES + KEPT_BEHIND_BYTES || atomic_flag_test_and_set(&is_dropping))
+        return (struct pages){0};
+    uint64_t to = (offset - KEPT_BEHIND_BYTES) / DROP_BYTES * DROP_BYTES;
+    atomic_store(&file->dropped, to);
+    return (struct pages){.from = from, .to = to};
+}
+
+static void drop_pages(const struct call *call, struct pages pages)
+{
+    if (pages.from == pages.to)
+        return;
+    (void)fuse_lowlevel_notify_inval_inode(call->front->session, call->node->ino, (off_t)pages.from,
+                                           (off_t)(pages.to - pages.from));
+    atomic_flag_clear(&is_dropping);
+}
+
 static void run_read(struct call *call)
 {
     cleanup_free char *data = malloc(call->size);
     ssize_t n = data ? node_read(call->node, handle_of(&call->fi), &call->request, data, call->size,
                                  (uint64_t)call->offset)
                      : -ENOMEM;
+    struct pages pages = pages_behind(call); /* the file may be closed after the reply */
     call_quiet(call);
     if (n < 0)
         (void)fuse_reply_err(call->req, (int)-n);
     else
         (void)fuse_reply_buf(call->req, data, (size_t)n);
+    drop_pages(call, pages);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,

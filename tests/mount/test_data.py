@@ -117,6 +117,36 @@ def test_paths_over_4096_bytes(mount, engine, volume):
     tree.assert_same(engine.mountpoint(name), made.data(name), exact=True)
 
 
+def bytes_in_memory(file):
+    """How much of an open file the kernel has: mincore(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    size = os.fstat(file).st_size
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ, mmap.MAP_SHARED, file,
+                        ctypes.c_long(0))
+    pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages) == 0
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+    return sum(page & 1 for page in pages.raw) * mmap.PAGESIZE
+
+
+@pytest.mark.access("auto", "local")
+def test_a_large_file_is_not_kept_in_memory(mount, engine, volume):
+    """Of what is read once the kernel keeps a part, and another reader gets the same."""
+    name = volume()
+    original = engine.mountpoint(name) / "file"
+    with open(original, "wb") as file:
+        file.truncate(1400 << 20)
+        for number in range(0, 1400, 7):
+            file.seek(number << 20)
+            file.write(b"%d" % number)
+    path = mount().data(name) / "file"
+    with open(path, "rb") as file:
+        for _ in range(2):
+            run("cmp", original, path)
+            assert 1000 << 20 < bytes_in_memory(file.fileno()) < 1100 << 20
+
+
 def test_a_directory_of_many_names(mount, engine, volume):
     """Listed whole, also when it is read in pieces and begun anew."""
     name = volume()
