@@ -28,6 +28,8 @@ def backup_table(options, scene, wanted):
     return Table("backup", [
         Row("agent", "access=agent", lambda: copy("agent")),
         Row("running", "access=agent, running already", lambda: copy("agent", running=True)),
+        Row("asked", "the same, without root's right to read all",
+            lambda: copy("agent-asked", running=True)),
         Row("agent-stream", "access=agent-stream", lambda: copy("agent-stream")),
         Row("local", "access=local", lambda: copy("local")),
         Row("docker-cp", docker.name, lambda: back_up(scene, wanted, docker)),
@@ -43,7 +45,7 @@ def tree_table(options, scene, heading, once):
     return Table(f"{heading}, agents running already", [
         *[Row(access, f"data/, access={access}", functools.partial(begin, access),
               slow=access == "agent-stream")
-          for access in ("agent", "agent-stream", "local")],
+          for access in ("agent", "agent-asked", "agent-stream", "local")],
         Row("directory", "the volume's directory", lambda: once(scene.directory, options.cold)),
     ], options.cold, compared="agent")
 

@@ -5,6 +5,7 @@
 #include "base/fd.h"
 
 #include <endian.h>
+#include <fcntl.h>
 
 #define OPEN_FLAGS ((uint32_t)(AGENT_WANT_FD | AGENT_ONE_OF_MANY))
 #define INSPECT_FLAGS ((uint32_t)(INSPECT_EXTENTS | INSPECT_XATTRS))
@@ -196,13 +197,26 @@ static int answer_sync(const struct answers *answers,
     return buf_add(&reply->payload, packed, sizeof(packed));
 }
 
+static int answer_root(const struct answers *answers,
+                       unused_arg const struct agent_request *request,
+                       unused_arg struct handle *none, struct reply *reply)
+{
+    if (!answers->hands_descriptors)
+        return -ENOTSUP;
+    reply->fd = openat(answers->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (reply->fd < 0)
+        return -errno;
+    reply->flags |= AGENT_DESCRIPTOR;
+    return 0;
+}
+
 void answer(const struct answers *answers, const struct agent_request *request,
             struct handle *handle, struct reply *reply)
 {
     static answer_fn *const by_type[] = {
         [AGENT_STAT] = answer_stat, [AGENT_LIST] = answer_list, [AGENT_WALK] = answer_walk,
         [AGENT_NEXT] = answer_next, [AGENT_OPEN] = answer_open, [AGENT_READ] = answer_read,
-        [AGENT_SEEK] = answer_seek, [AGENT_SYNC] = answer_sync,
+        [AGENT_SEEK] = answer_seek, [AGENT_SYNC] = answer_sync, [AGENT_ROOT] = answer_root,
     };
     reply->result = by_type[request->type](answers, request, handle, reply);
     if (reply->result >= 0)

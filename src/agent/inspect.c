@@ -391,19 +391,30 @@ int listing_fd(const struct listing *listing)
     return listing->fd;
 }
 
+static bool is_one_of(int dir, const uint64_t *magics, size_t count)
+{
+    struct statfs fs;
+    if (fstatfs(dir, &fs) < 0)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if ((uint64_t)fs.f_type == magics[i])
+            return true;
+    return false;
+}
+
 /* Whether the file system notices every store, once what was dirty is written: those
  * of which we know. */
 static bool notices_stores(int root)
 {
     static const uint64_t magics[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC,
                                       F2FS_SUPER_MAGIC, BCACHEFS_MAGIC};
-    struct statfs fs;
-    if (fstatfs(root, &fs) < 0)
-        return false;
-    for (size_t i = 0; i < sizeof(magics) / sizeof(*magics); i++)
-        if ((uint64_t)fs.f_type == magics[i])
-            return true;
-    return false;
+    return is_one_of(root, magics, sizeof(magics) / sizeof(*magics));
+}
+
+bool inspect_is_of_this_machine(int dir)
+{
+    static const uint64_t magics[] = {TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC};
+    return notices_stores(dir) || is_one_of(dir, magics, sizeof(magics) / sizeof(*magics));
 }
 
 struct file_time inspect_sync(int root)

@@ -72,6 +72,10 @@ must_check int inspect_open_file(int root, const char *path, uint64_t dev, uint6
 must_check int inspect_open_quickly(int dir, const char *name, uint64_t dev, uint64_t identity,
                                     struct file_stat *ret_stat);
 
+/* Whether the directory is on a file system of this machine's disks or memory, of those we
+ * know: what is asked of it is answered sooner or later. */
+bool inspect_is_of_this_machine(int dir);
+
 /*
  * Writes what is dirty on the root's file system to the disk, so that whatever is
  * stored from now on changes a file's ctime, even through a mapping that was stored

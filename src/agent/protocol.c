@@ -61,7 +61,7 @@ int agent_frame_read(const char *data, size_t len, size_t *position, size_t max_
         .payload = data + *position + sizeof(head),
         .bytes = le32toh(head.bytes),
     };
-    if (frame.bytes > max_bytes || frame.type < AGENT_HELLO || frame.type > AGENT_CLOSE)
+    if (frame.bytes > max_bytes || frame.type < AGENT_HELLO || frame.type > AGENT_ROOT)
         return -EBADMSG;
     if (frame.bytes > left - sizeof(head))
         return 0;
@@ -102,7 +102,7 @@ int agent_request_write(struct buf *out, const struct agent_request *request)
 int agent_request_read(const struct agent_frame *frame, struct agent_request *ret)
 {
     struct request_head head;
-    if (frame->type < AGENT_STAT || frame->type > AGENT_CLOSE || frame->flags || frame->result ||
+    if (frame->type < AGENT_STAT || frame->type > AGENT_ROOT || frame->flags || frame->result ||
         frame->bytes <= sizeof(head))
         return -EBADMSG;
     memcpy(&head, frame->payload, sizeof(head));

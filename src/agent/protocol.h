@@ -48,6 +48,8 @@
  *   SEEK  handle, offset, whence  u64: the offset (lseek(2), SEEK_DATA, SEEK_HOLE)
  *   SYNC                          i64 seconds, u64 nanoseconds: inspect_sync
  *   CLOSE handle                  no reply, and no effect where there is no such
+ *   ROOT                          the directory itself, as a descriptor with
+ *                                 AGENT_DESCRIPTOR; -ENOTSUP where there is no socket
  *
  * Paths are relative to the root, which is "", and have no "." and ".." (-EXDEV).  A
  * handle is above 0; one that there is not, or of the wrong kind, is -EBADF.  A handle's
@@ -70,7 +72,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AGENT_VERSION 1
+#define AGENT_VERSION 2
 
 enum agent_type {
     AGENT_HELLO = 1,
@@ -83,6 +85,7 @@ enum agent_type {
     AGENT_SEEK,
     AGENT_SYNC,
     AGENT_CLOSE,
+    AGENT_ROOT,
 };
 
 enum {

@@ -7,6 +7,7 @@
  */
 #include "volume/agent.h"
 
+#include "volume/agent_here.h"
 #include "volume/agent_start.h"
 
 #include <string.h>
@@ -28,6 +29,7 @@ struct agent_volume {
     time_t quiet_until; /* further failures are not worth a line in the log */
     struct helper *helper;
     struct agent_link *link; /* NULL: none */
+    struct contents *here;   /* with the link; NULL: all is asked over it */
     struct agent_volume *next;
 };
 
@@ -101,6 +103,7 @@ static void end(struct agent_volume *volume)
     struct agent_link *link = take(volume->link);
     if (!link)
         return;
+    contents_unref(take(volume->here));
     agent_link_end(link); /* open files may have references */
     agent_link_unref(link);
     helper_drop(take(volume->helper));
@@ -117,10 +120,12 @@ static int start(struct agent_volume *volume, struct cancel *cancel, struct fail
     volume->is_changing = true;
     (void)pthread_mutex_unlock(&agents->lock);
     int r = starter_run(agents->starter, volume->name, cancel, &helper, &link, &reason);
+    struct contents *here = r == 0 ? agent_here(link, cancel) : NULL;
     (void)pthread_mutex_lock(&agents->lock);
     volume->is_changing = false;
     volume->helper = helper;
     volume->link = link;
+    volume->here = here;
     volume->idle_since = now_s();
     (void)pthread_cond_broadcast(&agents->changed);
     if (r == 0) {
@@ -199,6 +204,12 @@ void agent_volume_leave(struct agent_volume *volume, struct agent_link *link)
     scoped_lock(&agents->lock);
     volume->works--;
     volume->idle_since = now_s();
+}
+
+struct contents *agent_volume_here(struct agent_volume *volume)
+{
+    scoped_lock(&volume->agents->lock);
+    return volume->here ? contents_ref(volume->here) : NULL;
 }
 
 void agent_volume_hold(struct agent_volume *volume)

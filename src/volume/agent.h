@@ -60,6 +60,10 @@ must_check int agent_volume_enter(struct agent_volume *volume, struct cancel *ca
                                   struct agent_link **ret_link, struct fail *why);
 void agent_volume_leave(struct agent_volume *volume, struct agent_link *link);
 
+/* Between the two: the volume as this process can read it itself; a reference.  NULL: it has
+ * to ask the agent. */
+struct contents *agent_volume_here(struct agent_volume *volume);
+
 /* The same without the link: the agent that runs, or is started, stays. */
 void agent_volume_hold(struct agent_volume *volume);
 void agent_volume_let_go(struct agent_volume *volume);

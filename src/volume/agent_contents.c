@@ -102,13 +102,31 @@ static int ask(struct agent_volume *volume, const struct agent_request *request,
     return 0;
 }
 
+/* The volume as this process reads it itself, of a running agent: 1 with a reference; 0: all
+ * has to be asked for; or why there is no agent. */
+static int get_here(struct agent_volume *volume, struct cancel *cancel, struct contents **ret_here,
+                    struct fail *why)
+{
+    struct agent_link *link;
+    int r = agent_volume_enter(volume, cancel, &link, why);
+    if (r < 0)
+        return told(r);
+    *ret_here = agent_volume_here(volume);
+    agent_volume_leave(volume, link);
+    return *ret_here ? 1 : 0;
+}
+
 static int agent_stat(struct contents *contents, const char *path, unsigned flags,
                       struct cancel *cancel, struct buf *ret_record)
 {
+    struct contents *here cleanup_contents = NULL;
+    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    if (r != 0)
+        return r < 0 ? r : contents_stat(here, path, flags, cancel, ret_record);
     struct agent_reply reply cleanup_agent_reply = AGENT_REPLY_INIT;
-    int r = ask(volume_of(contents),
-                &(struct agent_request){.type = AGENT_STAT, .path = path, .flags = flags}, cancel,
-                &reply);
+    r = ask(volume_of(contents),
+            &(struct agent_request){.type = AGENT_STAT, .path = path, .flags = flags}, cancel,
+            &reply);
     return r < 0 ? r : buf_add(ret_record, reply.payload.data, reply.payload.len);
 }
 
@@ -196,11 +214,15 @@ static int begin_listing(struct agent_dir *dir, struct cancel *cancel)
 static int agent_dir_open(struct contents *contents, const char *path, struct cancel *cancel,
                           struct contents_dir **ret_dir)
 {
+    struct contents *here cleanup_contents = NULL;
+    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    if (r != 0)
+        return r < 0 ? r : contents_dir_open(here, path, cancel, ret_dir);
     struct agent_dir *dir cleanup(cleanup_dir_impl) = calloc(1, sizeof(*dir));
     if (!dir || !(dir->path = strdup(path)))
         return -ENOMEM;
     dir->volume = volume_of(contents);
-    int r = begin_listing(dir, cancel);
+    r = begin_listing(dir, cancel);
     if (r < 0)
         return r;
     *ret_dir = &take(dir)->head;
@@ -308,6 +330,10 @@ static int walk_failed(const struct agent_reply *reply, struct fail *why)
 static int agent_walk(struct contents *contents, struct cancel *cancel, contents_fn *fn, void *data,
                       struct fail *why)
 {
+    struct contents *here cleanup_contents = NULL;
+    int r = get_here(volume_of(contents), cancel, &here, why);
+    if (r != 0)
+        return r < 0 ? r : contents_walk(here, cancel, fn, data, why);
     struct agent_request request = {
         .type = AGENT_WALK, .flags = INSPECT_XATTRS | INSPECT_EXTENTS, .bytes = WALK_BYTES};
     struct agent_reply reply cleanup_agent_reply = AGENT_REPLY_INIT;
@@ -315,7 +341,7 @@ static int agent_walk(struct contents *contents, struct cancel *cancel, contents
     if (!dir)
         return fail_errno(why, ENOMEM, "listing");
     dir->volume = volume_of(contents);
-    int r = begin_records(dir, &request, cancel, &reply, why);
+    r = begin_records(dir, &request, cancel, &reply, why);
     if (r == 0)
         r = hand_on(&dir->first, fn, data, why);
     while (r == 0 && dir->handle) {
@@ -436,11 +462,15 @@ static int open_now(struct agent_file *file, size_t whole_bytes, struct cancel *
 static int agent_file_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
                            struct cancel *cancel, struct contents_file **ret_file)
 {
+    struct contents *here cleanup_contents = NULL;
+    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    if (r != 0)
+        return r < 0 ? r : contents_open(here, path, dev, id, cancel, ret_file);
     struct agent_file *file cleanup(cleanup_file_impl) =
         file_new(volume_of(contents), path, dev, id);
     if (!file)
         return -ENOMEM;
-    int r = open_now(file, CONTENTS_SMALL_BYTES, cancel);
+    r = open_now(file, CONTENTS_SMALL_BYTES, cancel);
     if (r < 0)
         return r;
     *ret_file = &take(file)->head;
@@ -655,9 +685,15 @@ static bool open_all(struct agent_volume *volume, struct contents_want *wants, s
 static void agent_open_many(struct contents *contents, struct contents_want *wants, size_t count,
                             struct cancel *cancel)
 {
+    struct contents *here cleanup_contents = NULL;
+    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    if (r > 0) {
+        contents_open_many(here, wants, count, cancel);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         wants[i].file = NULL;
-        wants[i].result = -ENOTCONN;
+        wants[i].result = r < 0 ? r : -ENOTCONN;
     }
     if (open_all(volume_of(contents), wants, count, cancel)) /* once more, with a new agent */
         (void)open_all(volume_of(contents), wants, count, cancel);
@@ -670,8 +706,12 @@ static void agent_open_many(struct contents *contents, struct contents_want *wan
 static int agent_sync(struct contents *contents, struct cancel *cancel, int64_t *ret_s,
                       uint32_t *ret_ns)
 {
+    struct contents *here cleanup_contents = NULL;
+    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    if (r != 0)
+        return r < 0 ? r : contents_sync(here, cancel, ret_s, ret_ns);
     struct agent_reply reply cleanup_agent_reply = AGENT_REPLY_INIT;
-    int r = ask(volume_of(contents), &(struct agent_request){.type = AGENT_SYNC}, cancel, &reply);
+    r = ask(volume_of(contents), &(struct agent_request){.type = AGENT_SYNC}, cancel, &reply);
     uint64_t packed[2];
     if (r == 0 && reply.payload.len != sizeof(packed))
         r = -EIO;

@@ -192,6 +192,8 @@ static size_t reply_bytes(const struct agent_request *request)
         return sizeof(uint64_t);
     case AGENT_SYNC:
         return 2 * sizeof(uint64_t);
+    case AGENT_ROOT:
+        return 0;
     case AGENT_OPEN:
     case AGENT_READ:
         return request->bytes;
@@ -250,11 +252,18 @@ static int take_descriptor(struct agent_link *link)
 }
 
 /* Without asking the file's disk, which may take long: the lock is held. */
-static bool is_regular(int fd)
+static bool is_of_type(int fd, mode_t type)
 {
     struct statx st;
     return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 &&
-           S_ISREG(st.stx_mode);
+           (st.stx_mode & S_IFMT) == type;
+}
+
+/* Whether it may come with a reply of that type. */
+static bool may_come(int fd, uint16_t type)
+{
+    return fd >= 0 && ((type == AGENT_OPEN && is_of_type(fd, S_IFREG)) ||
+                       (type == AGENT_ROOT && is_of_type(fd, S_IFDIR)));
 }
 
 /* What a reply that nobody gets has opened is closed. */
@@ -297,7 +306,7 @@ static int take_frame(struct agent_link *link, const struct agent_frame *frame)
     cleanup_close int fd = -1;
     if (frame->flags & AGENT_DESCRIPTOR) {
         fd = take_descriptor(link);
-        if (frame->type != AGENT_OPEN || fd < 0 || !is_regular(fd))
+        if (!may_come(fd, frame->type))
             return -EBADMSG;
     }
     struct agent_call *call = slot->call;
@@ -647,4 +656,13 @@ bool agent_link_is_broken(struct agent_link *link)
 bool agent_link_is_socket(const struct agent_link *link)
 {
     return link->is_socket;
+}
+
+int agent_link_peer(const struct agent_link *link)
+{
+    struct ucred peer = {0};
+    socklen_t len = sizeof(peer);
+    if (!link->is_socket || getsockopt(link->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+        return 0;
+    return peer.pid;
 }

@@ -20,7 +20,8 @@
 
 struct agent_link;
 
-/* What an agent answered.  A descriptor is that of a regular file. */
+/* What an agent answered.  A descriptor is that of a regular file; to AGENT_ROOT, of a
+ * directory. */
 struct agent_reply {
     int32_t result;
     unsigned flags;
@@ -66,6 +67,10 @@ bool agent_link_is_broken(struct agent_link *link);
 
 /* Whether descriptors can be asked for. */
 bool agent_link_is_socket(const struct agent_link *link);
+
+/* The process at the other end of a socket (SO_PEERCRED, unix(7)), as it is known here; 0:
+ * it is not, or there is no socket. */
+int agent_link_peer(const struct agent_link *link);
 
 /*
  * Sends the requests at once and waits for all of their replies.  error of each:

@@ -43,7 +43,8 @@ int contents_dir_open(struct contents *contents, const char *path, struct cancel
     int r = contents->ops->dir_open(contents, path, cancel, &dir);
     if (r < 0)
         return r;
-    dir->contents = contents_ref(contents);
+    if (!dir->contents)
+        dir->contents = contents_ref(contents);
     *ret_dir = dir;
     return 0;
 }
@@ -74,7 +75,8 @@ int contents_open(struct contents *contents, const char *path, uint64_t dev, uin
     int r = contents->ops->open(contents, path, dev, id, cancel, &file);
     if (r < 0)
         return r;
-    file->contents = contents_ref(contents);
+    if (!file->contents)
+        file->contents = contents_ref(contents);
     *ret_file = file;
     return 0;
 }
@@ -103,7 +105,7 @@ void contents_open_many(struct contents *contents, struct contents_want *wants, 
 {
     contents->ops->open_many(contents, wants, count, cancel);
     for (size_t i = 0; i < count; i++)
-        if (wants[i].result == 0)
+        if (wants[i].result == 0 && !wants[i].file->contents)
             wants[i].file->contents = contents_ref(contents);
 }
 

@@ -29,7 +29,8 @@ struct contents_want {
 /* Takes a record; a negative errno ends the listing and is its result. */
 typedef int contents_fn(void *data, const struct file *file);
 
-/* What a way has to offer; see the functions below for the contracts. */
+/* What a way has to offer; see the functions below for the contracts.  The files and
+ * listings that it opens may be of other contents, to which they have a reference then. */
 struct contents_ops {
     int (*stat)(struct contents *contents, const char *path, unsigned flags, struct cancel *cancel,
                 struct buf *ret_record);

@@ -6,6 +6,7 @@
 #include "base/fd.h"
 #include "engine/json.h"
 #include "engine/volumes.h"
+#include "volume/ids.h"
 #include "volume/nodev_mount.h"
 #include "volume/owner.h"
 
@@ -287,18 +288,30 @@ static const struct contents_ops local_ops = {
     .way = "local",
 };
 
-struct contents *local_contents_at(int root)
+/* Takes both. */
+static struct contents *contents_new(int root, int nodev_root)
 {
     struct local_contents *contents = calloc(1, sizeof(*contents));
     if (!contents) {
         (void)close(root);
+        cleanup_close_impl(&nodev_root);
         return NULL;
     }
     contents->head.ops = &local_ops;
     contents->head.refs = 1;
     contents->root = root;
-    contents->nodev_root = nodev_mount_of(root);
+    contents->nodev_root = nodev_root;
     return &contents->head;
+}
+
+struct contents *local_contents_at(int root)
+{
+    return contents_new(root, nodev_mount_of(root));
+}
+
+struct contents *local_contents_within(int root, pid_t process)
+{
+    return contents_new(root, nodev_mount_within(root, process));
 }
 
 /* Opens an absolute path of the engine's as the engine would: symbolic links
@@ -325,19 +338,6 @@ int local_contents(struct local *local, const char *mountpoint, struct contents 
 }
 
 /* ---- the proof ------------------------------------------------------------------- */
-
-/* Whether the process's user ids are the machine's: user_namespaces(7). */
-static bool has_own_ids(int pid)
-{
-    char path[64];
-    (void)snprintf(path, sizeof(path), "/proc/%d/uid_map", pid);
-    FILE *map = fopen(path, "re");
-    unsigned long long inside = 1, outside = 1, count = 0;
-    bool read = map && fscanf(map, "%llu %llu %llu", &inside, &outside, &count) == 3;
-    if (map)
-        (void)fclose(map);
-    return read && inside == 0 && outside == 0 && count == UINT32_MAX;
-}
 
 static int open_root_of(int pid, struct fail *why)
 {
@@ -404,7 +404,7 @@ int local_open(struct engine *engine, struct local **ret_local, struct fail *why
         return pid == -ESRCH ? -ENOTSUP : pid;
     if (geteuid() != 0)
         return fail_set(why, ENOTSUP, "only root may read the engine's directories");
-    if (!has_own_ids(pid))
+    if (!ids_are_own(pid))
         return fail_set(why, ENOTSUP, "the engine's user ids are not this machine's");
     cleanup_close int root = open_root_of(pid, why);
     if (root < 0)

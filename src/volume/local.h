@@ -45,5 +45,7 @@ must_check int local_contents(struct local *local, const char *mountpoint,
 
 /* The contents of an open directory, which is taken, also on failure.  NULL: out of memory. */
 must_check struct contents *local_contents_at(int root);
+/* The same of one in the mount namespace of another process. */
+must_check struct contents *local_contents_within(int root, pid_t process);
 
 #endif

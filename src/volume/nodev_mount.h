@@ -8,6 +8,8 @@
 
 #include "base/cleanup.h"
 
+#include <sys/types.h>
+
 /*
  * Opens dir anew, for reading, in a mount that is attached nowhere and goes with the last
  * descriptor of what is in it.  It is read-only too, and has nothing of what is mounted
@@ -16,5 +18,9 @@
  * mount_setattr(2).
  */
 must_check int nodev_mount_of(int dir);
+
+/* The same of a dir in the mount namespace of another process.  Errors also of setns(2), which
+ * takes CAP_SYS_CHROOT too; -EAGAIN: no thread could be started. */
+must_check int nodev_mount_within(int dir, pid_t process);
 
 #endif

@@ -4,6 +4,10 @@ They need root, a Docker engine (DVOLFS_TEST_ENGINE="unix://... unix://...": one
 these, which is its own while it runs; else one is started), and the program, DVOLFS_BIN
 (else the one in build/).  DVOLFS_TEST_ACCESS is the way to the contents that mounts
 take where a test does not say (else auto).
+
+An agent hands its directory over to who may read all files. Not to the mounts of the way
+"agent", which lack that right and have to ask, as an ordinary user's; "agent-here" is the
+same with it.
 """
 import fcntl
 import itertools
@@ -23,7 +27,9 @@ from harness.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("DVOLFS_BIN", ROOT / "build/fs/mount.dvolfs"))
-ACCESS = os.environ.get("DVOLFS_TEST_ACCESS", "auto")
+WANTED = os.environ.get("DVOLFS_TEST_ACCESS", "auto")
+ACCESS = WANTED.removesuffix("-here")
+HAS_TO_ASK = ["setpriv", "--bounding-set=-dac_read_search", "--"]
 
 serial = itertools.count(1)
 
@@ -126,6 +132,12 @@ def way(request):
 
 
 @pytest.fixture
+def in_place(way):
+    """Whether the mounts read the volume's directory themselves."""
+    return way in ("auto", "local") or WANTED == "agent-here"
+
+
+@pytest.fixture
 def source(scratch):
     """A directory, as a volume might hold it."""
     top = scratch / "source"
@@ -183,11 +195,12 @@ class Mounter:
         return User(self.engine.socket)
 
     def prepare(self, where=None, *options, path=None, user=None, namespace=None, flags=(),
-                command=None, environment=()):
+                command=None, environment=(), may_read_all=WANTED == "agent-here"):
         """A Mount that is not started yet.
 
         `where`: an Engine, a Proxy or a SPEC ("" for none), by default the shared
-        engine; `user`: who mounts, if not root; that takes a namespace, where users may.
+        engine; `user`: who mounts, if not root; that takes a namespace, where users may;
+        `may_read_all`: agents hand their directories over.
         """
         number = next(serial)
         home = self.scratch / f"home{number}"
@@ -206,6 +219,8 @@ class Mounter:
             options = (*options, f"access={self.access}")
         command = command or [self.binary, *([spec] if spec else []), path, *flags,
                               *(["-o", ",".join(options)] if options else [])]
+        if not user and "access=agent" in options and not may_read_all:
+            command = [*HAS_TO_ASK, *command]
         made = Mount(self.binary, path, command, home, namespace, user, environment)
         made.home = home
         self.made.append(made)

@@ -512,7 +512,8 @@ def test_many_readers_of_two_volumes(mount, engine, volume, scratch):
 @pytest.mark.parametrize("options", [{"type": "tmpfs", "device": "tmpfs", "o": "size=1m"},
                                      {"type": "none", "device": "DIRECTORY", "o": "bind"}],
                          ids=["tmpfs", "bind"])
-def test_volumes_with_options(mount, engine, volume, scratch, options):
+@pytest.mark.parametrize("may_read_all", [False, True])
+def test_volumes_with_options(mount, engine, volume, scratch, options, may_read_all):
     """As the engine mounts them for a container; what lies beneath is something else."""
     elsewhere = scratch / "elsewhere"
     tree.simple(elsewhere)
@@ -520,7 +521,7 @@ def test_volumes_with_options(mount, engine, volume, scratch, options):
     name = volume(DriverOpts=options)
     (engine.mountpoint(name) / "beneath").write_text("not to be seen")
     container = engine.start(name, script="echo inside > file; exec sleep 100000")
-    made = mount()
+    made = mount(may_read_all=may_read_all)
     wait_for(lambda: (made.data(name) / "file").exists(), "the container's file is there")
     assert (made.data(name) / "file").read_text() == "inside\n"
     assert not (made.data(name) / "beneath").exists()
@@ -528,6 +529,41 @@ def test_volumes_with_options(mount, engine, volume, scratch, options):
         tree.assert_same(elsewhere, made.data(name), exact=True)
     wait_for(lambda: not engine.helpers(), "it is gone", SOON)
     engine.remove_container(container)
+
+
+@pytest.mark.access("agent")
+def test_it_hands_its_directory_over(mount, engine, filled):
+    """To root, who then needs it for nothing else."""
+    made = mount(may_read_all=True)
+    look(made, filled)
+    agent = process(engine)
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        tree.assert_same(engine.mountpoint(filled), made.data(filled))
+        assert whole(made.now(filled))
+        assert process(engine) == agent
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    engine.wait_no_helpers(SOON)
+    tree.assert_same(engine.mountpoint(filled), made.data(filled))
+
+
+@pytest.mark.access("agent")
+def test_not_of_another_machines_file_system(mount, engine, volume, filled):
+    """Such a one may hang, and then only what can be done without: FUSE stands for all."""
+    below = mount(None, "access=local")
+    name = volume(DriverOpts={"type": "none", "o": "bind", "device": str(below.data(filled))})
+    made = mount(may_read_all=True)
+    assert look(made, name)
+    agent = process(engine)
+    os.kill(agent, signal.SIGSTOP)
+    reader = start("cat", made.data(name) / "conf/app.conf")
+    try:
+        wait_for(lambda: waits(reader), "it waits")
+        reader.terminate()
+        reader.communicate(timeout=SOON)
+    finally:
+        os.kill(agent, signal.SIGCONT)
 
 
 @pytest.mark.access("agent")

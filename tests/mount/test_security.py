@@ -161,7 +161,7 @@ def swap_and_read(mount, engine, name, reads_archives):
 
 
 @pytest.mark.parametrize("what", ["data", "now.tar"])
-def test_a_fifo_that_comes_and_goes(mount, engine, volume, way, what):
+def test_a_fifo_that_comes_and_goes(mount, engine, volume, in_place, what):
     """Whatever is won in the race is not the fifo."""
     name = volume()
     top = engine.mountpoint(name)
@@ -169,9 +169,9 @@ def test_a_fifo_that_comes_and_goes(mount, engine, volume, way, what):
     os.mkfifo(top / "f")
     writer = Waiting(top / "f")
     swap_and_read(mount, engine, name, reads_archives=what == "now.tar")
-    # Who reads ahead by local looks first, but what comes within microseconds after that is
+    # Who reads ahead in place looks first, but what comes within microseconds after that is
     # opened: then this fifo's writer has been let go on, by a container's own doing.
-    assert not writer.opened.is_set() or (way in ("auto", "local") and what == "now.tar")
+    assert not writer.opened.is_set() or (in_place and what == "now.tar")
     writer.end()
 
 

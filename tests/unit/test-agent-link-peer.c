@@ -277,6 +277,16 @@ static void hand_on_a_socket(uint32_t id)
     hand_on(id, AGENT_OPEN, peer);
 }
 
+static void hand_on_a_file_for_the_root(uint32_t id)
+{
+    hand_on(id, AGENT_ROOT, regular_fd);
+}
+
+static void hand_on_a_pipe_for_the_root(uint32_t id)
+{
+    hand_on(id, AGENT_ROOT, pipe_fds[0]);
+}
+
 static void hand_on_with_another_reply(uint32_t id)
 {
     hand_on(id, AGENT_STAT, regular_fd);
@@ -309,7 +319,7 @@ static void *answer_once(void *arg)
 {
     void (*const *answer)(uint32_t) = arg;
     struct agent_request request = peer_hears();
-    assert_int_equal(request.type, AGENT_OPEN);
+    assert_true(request.type == AGENT_OPEN || request.type == AGENT_ROOT);
     (*answer)(request.id);
     return NULL;
 }
@@ -320,6 +330,7 @@ static void what_makes_no_sense_breaks_the_link(void **state)
     const struct {
         void (*answer)(uint32_t id);
         int expected;
+        uint16_t asked; /* 0: AGENT_OPEN */
     } tries[] = {
         {say_wrong_id, -EBADMSG},
         {say_old_id, -EBADMSG},
@@ -335,6 +346,8 @@ static void what_makes_no_sense_breaks_the_link(void **state)
         {hand_on_a_device, -EBADMSG},
         {hand_on_a_pipe, -EBADMSG},
         {hand_on_a_socket, -EBADMSG},
+        {hand_on_a_file_for_the_root, -EBADMSG, AGENT_ROOT},
+        {hand_on_a_pipe_for_the_root, -EBADMSG, AGENT_ROOT},
         {hand_on_with_another_reply, -EBADMSG},
         {hand_on_hundreds, -ENOTCONN},
         {end_at_once, -ENOTCONN},
@@ -351,7 +364,8 @@ static void what_makes_no_sense_breaks_the_link(void **state)
         pthread_t thread;
         void (*answer)(uint32_t) = tries[i].answer;
         assert_int_equal(pthread_create(&thread, NULL, answer_once, &answer), 0);
-        struct agent_request request = {.type = AGENT_OPEN, .bytes = 10};
+        struct agent_request request = {.type = tries[i].asked ? tries[i].asked : AGENT_OPEN,
+                                        .bytes = 10};
         assert_int_equal(call(request), tries[i].expected);
         assert_true(agent_link_is_broken(at));
         assert_int_equal(call(request), tries[i].expected);

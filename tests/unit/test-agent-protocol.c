@@ -100,7 +100,7 @@ static void what_is_no_frame_is_known_by_its_head(void **state)
     frame.bytes = UINT32_MAX;
     assert_int_equal(read_frame(frame, AGENT_MAX_REPLY_BYTES), -EBADMSG);
     frame.bytes = 0;
-    static const uint16_t types[] = {0, AGENT_CLOSE + 1, 256 + AGENT_STAT, UINT16_MAX};
+    static const uint16_t types[] = {0, AGENT_ROOT + 1, 256 + AGENT_STAT, UINT16_MAX};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         frame.type = types[i];
         assert_int_equal(read_frame(frame, 100), -EBADMSG);
@@ -146,9 +146,9 @@ static void what_is_no_request_is_refused(void **state)
 {
     (void)state;
     assert_int_equal(read_request(AGENT_STAT, 46, '\0', 0, 0), 0);
-    assert_int_equal(read_request(AGENT_CLOSE, 46, '\0', 0, 0), 0);
+    assert_int_equal(read_request(AGENT_ROOT, 46, '\0', 0, 0), 0);
     assert_int_equal(read_request(AGENT_HELLO, 46, '\0', 0, 0), -EBADMSG);
-    assert_int_equal(read_request(AGENT_CLOSE + 1, 46, '\0', 0, 0), -EBADMSG);
+    assert_int_equal(read_request(AGENT_ROOT + 1, 46, '\0', 0, 0), -EBADMSG);
     assert_int_equal(read_request(AGENT_STAT, 46, '\0', AGENT_END, 0), -EBADMSG);
     assert_int_equal(read_request(AGENT_STAT, 46, '\0', 0, -1), -EBADMSG);
     assert_int_equal(read_request(AGENT_STAT, 46, 'x', 0, 0), -EBADMSG);

@@ -293,6 +293,22 @@ static void small_files_come_whole(void **state)
     assert_true(larger.frame.result > 0);
 }
 
+static void the_directory_itself_comes_where_that_can_be(void **state)
+{
+    (void)state;
+    struct answer answer cleanup_answer = ask(&client, (struct agent_request){.type = AGENT_ROOT});
+    assert_int_equal(answer.frame.result, conf.is_socket ? 0 : -ENOTSUP);
+    assert_int_equal(answer.frame.flags, conf.is_socket ? AGENT_DESCRIPTOR : 0);
+    assert_int_equal(answer.frame.bytes, 0);
+    if (!conf.is_socket)
+        return;
+    struct stat st, expected;
+    assert_int_equal(fstat(answer.fd, &st), 0);
+    assert_int_equal(fstat(root, &expected), 0);
+    assert_true(st.st_dev == expected.st_dev && st.st_ino == expected.st_ino);
+    assert_int_equal(fcntl(answer.fd, F_GETFL) & (O_ACCMODE | O_DIRECTORY | O_PATH), O_DIRECTORY);
+}
+
 static void larger_files_come_as_descriptors_where_that_can_be(void **state)
 {
     (void)state;
@@ -1036,6 +1052,7 @@ int main(void)
         TEST(a_walk_that_fails_says_where),
         TEST(only_the_very_file_is_opened),
         TEST(small_files_come_whole),
+        TEST(the_directory_itself_comes_where_that_can_be),
         TEST(larger_files_come_as_descriptors_where_that_can_be),
         TEST(descriptors_come_in_the_order_of_their_frames),
         TEST(a_file_that_changes_its_size_is_no_harm),

@@ -11,7 +11,9 @@
 #include "volume/nodev_mount.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -138,6 +140,75 @@ static void mounts_below_are_followed(void **state)
     assert_int_equal(try_open(contents, &known, text), -ESTALE);
 }
 
+/* A process in a mount namespace of its own, where tree is another file system. */
+static pid_t start_elsewhere(void)
+{
+    int ready[2];
+    assert_int_equal(pipe(ready), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        bool is_there = unshare(CLONE_NEWNS) == 0 &&
+                        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+                        mount("none", "tree", "tmpfs", 0, "size=1m") == 0 &&
+                        try_shell("printf there >tree/file && mknod tree/device c 5 2") == 0;
+        (void)!write(ready[1], is_there ? "y" : "n", 1);
+        (void)pause();
+        _exit(0);
+    }
+    char answer = 'n';
+    assert_int_equal(read(ready[0], &answer, 1), 1);
+    (void)close(ready[0]);
+    (void)close(ready[1]);
+    if (answer == 'y')
+        return pid;
+    (void)kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    return -1;
+}
+
+static void a_directory_of_another_namespace(void **state)
+{
+    (void)state;
+    char path[PATH_MAX], before[64] = "", after[64] = "", text[8];
+    shell("rm -rf tree && mkdir tree && printf here >tree/file");
+    pid_t pid = start_elsewhere();
+    if (pid < 0)
+        skip(); /* that takes root */
+    cleanup_free char *here = realpath("tree", NULL);
+    (void)snprintf(path, sizeof(path), "/proc/%d/root%s", (int)pid, here);
+    int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(dir >= 0);
+    assert_int_equal(nodev_mount_of(dir), -EINVAL);
+    assert_true(readlink("/proc/self/ns/mnt", before, sizeof(before) - 1) > 0);
+    cleanup_close int root = nodev_mount_within(dir, pid);
+    assert_true(root >= 0);
+    assert_int_equal(openat(root, "device", O_RDONLY | O_NOCTTY | O_CLOEXEC), -1);
+    assert_int_equal(errno, EACCES);
+    struct contents *contents cleanup_contents = local_contents_within(dir, pid);
+    assert_non_null(contents);
+    struct known known = know(contents, "file");
+    assert_int_equal(try_open(contents, &known, text), 0);
+    assert_string_equal(text, "there");
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_int_equal(try_open(contents, &known, text), 0); /* it is read on */
+    assert_true(readlink("/proc/self/ns/mnt", after, sizeof(after) - 1) > 0);
+    assert_string_equal(before, after);
+    assert_true(nodev_mount_within(root, pid) < 0); /* there is no such process */
+    shell("test $(cat tree/file) = here");
+}
+
+static void file_systems_of_this_machine(void **state)
+{
+    (void)state;
+    cleanup_close int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    cleanup_close int memory = open("/dev/shm", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_false(inspect_is_of_this_machine(proc));
+    assert_true(inspect_is_of_this_machine(memory));
+    assert_false(inspect_is_of_this_machine(-1));
+}
+
 /* Has a write lease of tree/file, and gives it back when it is asked to. */
 static pid_t lease_holder(void)
 {
@@ -227,6 +298,8 @@ int main(void)
         cmocka_unit_test(nothing_in_a_files_place_is_opened),
         cmocka_unit_test(no_device_is_opened),
         cmocka_unit_test(mounts_below_are_followed),
+        cmocka_unit_test(a_directory_of_another_namespace),
+        cmocka_unit_test(file_systems_of_this_machine),
         cmocka_unit_test(a_lease_is_waited_for),
     };
     return cmocka_run_group_tests(tests, enter_test_dir, leave_test_dir);
