@@ -199,6 +199,7 @@ struct node {
     uint64_t ino;
     unsigned waits; /* NODE_WAITS_...: those of ops, and more where the kind sets them */
     atomic_int refs;
+    atomic_uint open_count; /* of open_files.h: how often the kernel has it open */
 };
 
 /* To be called by the kind's constructor: one reference. */

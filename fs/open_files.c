@@ -28,6 +28,7 @@ static void take_out(struct open_files *files, struct open_file *file)
 void open_files_close(struct open_files *files, struct open_file *file)
 {
     take_out(files, file);
+    atomic_fetch_sub(&file->node->open_count, 1);
     file->release(file->node, file->handle);
     node_unref(file->node);
     free(file);
@@ -50,6 +51,7 @@ struct open_file *open_files_add(struct open_files *files, struct node *node, st
     if (!file)
         return NULL;
     *file = (struct open_file){.node = node_ref(node), .handle = handle, .release = release};
+    atomic_fetch_add(&node->open_count, 1);
     scoped_lock(&files->lock);
     file->next = files->first;
     if (file->next)

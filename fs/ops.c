@@ -379,16 +379,22 @@ static atomic_flag is_dropping = ATOMIC_FLAG_INIT;
  * takes half the time so, on a machine that has to be given the memory first.
  *
  * To drop pages waits while somebody's READ has one locked, as notify_store does (see
- * prefill.h): so one thread may at a time, and others leave it to their next READ.
+ * prefill.h), and nobody could end that wait: so it is not done where the file is open twice,
+ * whose other reader may also want what this one has had; one thread may at a time; and none
+ * when all is to end.  The kernel asks for the attributes anew after it.
  */
 static struct pages pages_behind(const struct call *call)
 {
     struct open_file *file = open_file_of(&call->fi);
     uint64_t offset = (uint64_t)call->offset;
     uint64_t from = atomic_load(&file->dropped);
+    if (offset < from) /* it is read again */
+        atomic_store(&file->dropped, from = offset);
     if (from < KEPT_BYTES)
         from = KEPT_BYTES;
-    if (offset < from + DROP_BYTES + KEPT_BEHIND_BYTES || atomic_flag_test_and_set(&is_dropping))
+    if (offset < from + DROP_BYTES + KEPT_BEHIND_BYTES ||
+        atomic_load(&call->node->open_count) != 1 || cancel_is_raised(call->front->stop) ||
+        atomic_flag_test_and_set(&is_dropping))
         return (struct pages){0};
     uint64_t to = (offset - KEPT_BEHIND_BYTES) / DROP_BYTES * DROP_BYTES;
     atomic_store(&file->dropped, to);
@@ -410,7 +416,9 @@ static void run_read(struct call *call)
     ssize_t n = data ? node_read(call->node, handle_of(&call->fi), &call->request, data, call->size,
                                  (uint64_t)call->offset)
                      : -ENOMEM;
-    struct pages pages = pages_behind(call); /* the file may be closed after the reply */
+    struct pages pages = {0};
+    if (n > 0) /* now: the file may be closed after the reply */
+        pages = pages_behind(call);
     call_quiet(call);
     if (n < 0)
         (void)fuse_reply_err(call->req, (int)-n);

@@ -201,7 +201,9 @@ static int answer_root(const struct answers *answers,
                        unused_arg const struct agent_request *request,
                        unused_arg struct handle *none, struct reply *reply)
 {
-    if (!answers->hands_descriptors)
+    /* It is looked at here: of another machine this may take long, and the daemon can give us
+     * up. */
+    if (!answers->hands_descriptors || !inspect_is_of_this_machine(answers->root))
         return -ENOTSUP;
     reply->fd = openat(answers->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (reply->fd < 0)

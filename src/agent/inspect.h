@@ -73,7 +73,8 @@ must_check int inspect_open_quickly(int dir, const char *name, uint64_t dev, uin
                                     struct file_stat *ret_stat);
 
 /* Whether the directory is on a file system of this machine's disks or memory, of those we
- * know: what is asked of it is answered sooner or later. */
+ * know: what is asked of it is as a rule answered soon.  Asks the file system: of another
+ * machine that may take long. */
 bool inspect_is_of_this_machine(int dir);
 
 /*

@@ -49,7 +49,8 @@
  *   SYNC                          i64 seconds, u64 nanoseconds: inspect_sync
  *   CLOSE handle                  no reply, and no effect where there is no such
  *   ROOT                          the directory itself, as a descriptor with
- *                                 AGENT_DESCRIPTOR; -ENOTSUP where there is no socket
+ *                                 AGENT_DESCRIPTOR; -ENOTSUP where there is no socket,
+ *                                 or it is none of inspect_is_of_this_machine
  *
  * Paths are relative to the root, which is "", and have no "." and ".." (-EXDEV).  A
  * handle is above 0; one that there is not, or of the wrong kind, is -EBADF.  A handle's

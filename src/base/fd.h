@@ -19,8 +19,8 @@ must_check ssize_t fd_pread_full(int fd, void *data, size_t len, uint64_t offset
 
 /*
  * Has the disk begin with what was written from *begun to end, once that is some megabytes,
- * and moves *begun: fsync(2) would else wait for all of it.  Does not wait for the disk
- * (sync_file_range(2)); where it cannot be done, fsync(2) does it.
+ * and moves *begun: fsync(2) would else wait for all of it.  Waits only where the disk has too
+ * much to do already (sync_file_range(2)); what cannot be done so is left to fsync(2).
  */
 void fd_begin_writing(int fd, uint64_t *begun, uint64_t end);
 

@@ -13,6 +13,7 @@ struct known {
 };
 
 struct earlier {
+    char *name;
     struct snapshot *snapshot;
     struct known *known; /* sorted by packed */
     size_t count;
@@ -96,6 +97,7 @@ static int open_newest(struct earlier *earlier, struct store *store, const char 
         return -ENODATA;
     if (r == 0)
         r = index_frames(snapshot_index(earlier->snapshot), add_known, earlier, why);
+    earlier->name = take(name);
     return r < 0 ? r : find_places(earlier);
 }
 
@@ -122,6 +124,7 @@ void earlier_close(struct earlier *earlier)
     if (!earlier)
         return;
     snapshot_unref(earlier->snapshot);
+    free(earlier->name);
     free(earlier->known);
     free(earlier->places);
     free(earlier->stored);
@@ -183,12 +186,29 @@ static int read_stored(struct earlier *earlier, const struct seekable_frame *fra
     return n < 0 || (size_t)n < frame->file_bytes ? -EBADMSG : 0;
 }
 
+/* What stands before a frame comes with it where blocks are shared. */
+static int check_padding_before(struct earlier *earlier, size_t place)
+{
+    struct seekable_frame before;
+    if (place == 0)
+        return 0;
+    seekable_frame(snapshot_seekable(earlier->snapshot), place - 1, &before);
+    if (before.bytes > 0)
+        return 0;
+    if (before.file_bytes > 2 * SEEKABLE_BLOCK_MAX_BYTES)
+        return -EBADMSG;
+    int r = read_stored(earlier, &before);
+    return r == 0 && !seekable_is_padding(earlier->stored, before.file_bytes) ? -EBADMSG : r;
+}
+
 int earlier_read(struct earlier *earlier, struct frame_key key, size_t place, const void **ret_data,
                  uint64_t *ret_stored)
 {
     struct seekable_frame frame;
     seekable_frame(snapshot_seekable(earlier->snapshot), place, &frame);
-    int r = read_stored(earlier, &frame);
+    int r = check_padding_before(earlier, place);
+    if (r == 0)
+        r = read_stored(earlier, &frame);
     if (r < 0)
         return r;
     uint64_t stored = frame_stored_hash(earlier->stored, frame.file_bytes);
@@ -210,6 +230,11 @@ int earlier_read(struct earlier *earlier, struct frame_key key, size_t place, co
 int64_t earlier_place(const struct earlier *earlier, uint64_t number)
 {
     return number < earlier->place_count ? (int64_t)earlier->places[number] : -1;
+}
+
+const char *earlier_name(const struct earlier *earlier)
+{
+    return earlier->name;
 }
 
 const struct seekable *earlier_seekable(const struct earlier *earlier)

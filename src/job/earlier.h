@@ -44,9 +44,9 @@ int64_t earlier_find(const struct earlier *earlier, struct frame_key key, uint64
 
 /*
  * Reads the frame of that key, at a place of earlier_find's, as it is stored: 0 with its bytes
- * (file_bytes of them; valid until the next call) and their hash.  -EBADMSG: they are not
- * those that were written, or cannot be read; -ENOMEM.  One thread at a time.  Blocks on the
- * disk.
+ * (file_bytes of them; valid until the next call) and their hash.  -EBADMSG: they, or the
+ * padding before them, are not what was written, or cannot be read; -ENOMEM.  One thread at a time.
+ * Blocks on the disk.
  */
 must_check int earlier_read(struct earlier *earlier, struct frame_key key, size_t place,
                             const void **ret_data, uint64_t *ret_stored);
@@ -55,6 +55,8 @@ must_check int earlier_read(struct earlier *earlier, struct frame_key key, size_
  * not so many. */
 int64_t earlier_place(const struct earlier *earlier, uint64_t number);
 
+/* Its name. */
+const char *earlier_name(const struct earlier *earlier);
 const struct seekable *earlier_seekable(const struct earlier *earlier);
 struct snapshot *earlier_snapshot(const struct earlier *earlier);
 int earlier_fd(const struct earlier *earlier);

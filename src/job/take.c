@@ -2,6 +2,7 @@
 #include "job/take.h"
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "job/again.h"
 #include "job/catalog.h"
 #include "job/keys.h"
@@ -129,17 +130,28 @@ static int write_index(struct taking *taking, struct catalog *catalog,
 /* Whether what was packed can stand; NULL: it always can. */
 typedef bool sound_fn(const struct taking *taking);
 
+/* Whether the copy's table is the earlier one's: frames are looked at as they are copied. */
+static int check_table(const struct pack *pack, const struct store_new *archive, struct fail *why)
+{
+    struct seekable *seekable cleanup_seekable = NULL;
+    int r = seekable_open(archive->fd, &seekable, NULL);
+    if (r == -ENOMEM ||
+        (r == 0 && seekable_seal(seekable) == seekable_seal(earlier_seekable(pack->earlier))))
+        return r;
+    return fail_set(why, EBADMSG, "its table is damaged");
+}
+
 /* Both files as the earlier one's, of which all would be taken over; -EBADMSG: it is
  * damaged. */
-static int copy_earlier(struct taking *taking, struct pack *pack, const struct store_new *index,
-                        struct fail *why)
+static int copy_earlier(struct taking *taking, struct pack *pack, const struct store_new *archive,
+                        const struct store_new *index, struct fail *why)
 {
     const struct take_conf *conf = taking->conf;
     int r = index_copy(snapshot_index(earlier_snapshot(pack->earlier)), index->path, conf->taken_s,
                        conf->consistency, why);
     if (r == 0)
         r = again_run(pack, &taking->packed, why);
-    return r;
+    return r < 0 ? r : check_table(pack, archive, why);
 }
 
 static int pack_and_index(struct taking *taking, struct pack *pack, sound_fn *is_sound,
@@ -156,14 +168,21 @@ static int pack_and_index(struct taking *taking, struct pack *pack, sound_fn *is
     return r < 0 ? r : write_index(taking, catalog, archive, index, why);
 }
 
-/* -EAGAIN: also where the earlier one turned out to be damaged. */
+/* -EBADMSG: the earlier one turned out to be damaged, which is logged. */
 static int fill_files(struct taking *taking, struct pack *pack, sound_fn *is_sound,
                       const struct store_new *archive, const struct store_new *index,
                       struct fail *why)
 {
-    int r = again_is_same(pack) ? copy_earlier(taking, pack, index, why)
-                                : pack_and_index(taking, pack, is_sound, archive, index, why);
-    return r == -EBADMSG && pack->earlier ? -EAGAIN : r;
+    const struct take_conf *conf = taking->conf;
+    struct fail reason = FAIL_INIT;
+    int r = again_is_same(pack) ? copy_earlier(taking, pack, archive, index, &reason)
+                                : pack_and_index(taking, pack, is_sound, archive, index, &reason);
+    if (r == -EBADMSG && pack->earlier && conf->log)
+        log_event(conf->log, "%s/snapshots/%s: nothing damaged is taken over of %s: %s",
+                  conf->volume, conf->name, earlier_name(pack->earlier), fail_text(&reason, r));
+    if (r < 0 && why)
+        *why = reason;
+    return r;
 }
 
 static void tell_result(const struct taking *taking, struct take_result *ret_result)
@@ -175,7 +194,7 @@ static void tell_result(const struct taking *taking, struct take_result *ret_res
                                        .read_bytes = taking->packed.read_bytes};
 }
 
-/* -EAGAIN: it cannot. */
+/* -EAGAIN: it would not be sound; -EBADMSG: the earlier one is damaged. */
 static int make(struct taking *taking, struct pack *pack, sound_fn *is_sound,
                 struct take_result *ret_result, struct fail *why)
 {
@@ -370,6 +389,7 @@ static int take_once(const struct take_conf *conf, struct contents *contents, en
 {
     struct taking taking cleanup(taking_done) = {
         .conf = conf, .trust = trust, .cancel = cancel, .fd = -1};
+    conf->job->done_bytes = 0; /* it may be the second try */
     int r = lay_out(&taking, contents, cancel, why);
     if (r == 0 && trust != TRUST_NOTHING)
         r = earlier_open(conf->store, conf->volume, conf->cache, &taking.earlier, why);
@@ -391,11 +411,11 @@ int take_contents(const struct take_conf *conf, struct contents *contents, struc
     int r = take_check_absent(conf, why);
     if (r < 0)
         return r;
-    r = -EAGAIN;
-    for (enum trust trust = TRUST_ITS_INDEX; r == -EAGAIN && trust <= TRUST_NOTHING; trust++) {
-        conf->job->done_bytes = 0;
-        r = take_once(conf, contents, trust, cancel, ret_result, why);
-    }
+    r = take_once(conf, contents, TRUST_ITS_INDEX, cancel, ret_result, why);
+    if (r == -EBADMSG)
+        r = take_once(conf, contents, TRUST_WHAT_IS_WHOLE, cancel, ret_result, why);
+    if (r == -EBADMSG || r == -EAGAIN)
+        r = take_once(conf, contents, TRUST_NOTHING, cancel, ret_result, why);
     return r;
 }
 

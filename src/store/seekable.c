@@ -171,6 +171,18 @@ static uint32_t padding_at(const struct seekable_writer *writer, uint64_t file_b
     return (uint32_t)bytes;
 }
 
+bool seekable_is_padding(const void *data, size_t bytes)
+{
+    const unsigned char *frame = data;
+    if (bytes < SKIPPABLE_BYTES || get32(frame) != SKIPPABLE_MAGIC ||
+        get32(frame + 4) != bytes - SKIPPABLE_BYTES)
+        return false;
+    for (size_t i = SKIPPABLE_BYTES; i < bytes; i++)
+        if (frame[i] != 0)
+            return false;
+    return true;
+}
+
 static int add_padding(struct seekable_writer *writer, struct fail *why)
 {
     uint32_t bytes = padding_at(writer, writer->file_bytes);

@@ -146,6 +146,10 @@ size_t seekable_find(const struct seekable *seekable, uint64_t offset);
 must_check int seekable_read(const struct seekable *seekable, size_t index, void *buffer,
                              struct fail *why);
 
+/* Whether these bytes are what a writer puts before a frame that is to begin a block: a
+ * skippable frame (RFC 8878, 3.1.2) of zeros. */
+bool seekable_is_padding(const void *data, size_t bytes);
+
 /* What the seal holds, or would hold in a file without one: a number that stands for the
  * table, and by the checksums in it for the contents. */
 uint64_t seekable_seal(const struct seekable *seekable);

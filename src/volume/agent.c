@@ -97,16 +97,17 @@ static void note_failure(struct agent_volume *volume, int r, const struct fail *
     doubt(agents, volume);
 }
 
-/* With the lock: lets the volume's agent go. */
-static void end(struct agent_volume *volume)
+/* With the lock: lets the volume's agent go.  What is returned is to be unref'd without the
+ * lock: the last reference may unmount a file system, which is written to the disk then. */
+must_check static struct contents *end(struct agent_volume *volume)
 {
     struct agent_link *link = take(volume->link);
     if (!link)
-        return;
-    contents_unref(take(volume->here));
+        return NULL;
     agent_link_end(link); /* open files may have references */
     agent_link_unref(link);
     helper_drop(take(volume->helper));
+    return take(volume->here);
 }
 
 /* With the lock, which it lets go meanwhile. */
@@ -116,9 +117,10 @@ static int start(struct agent_volume *volume, struct cancel *cancel, struct fail
     struct helper *helper = NULL;
     struct agent_link *link = NULL;
     struct fail reason = FAIL_INIT;
-    end(volume);
+    struct contents *gone = end(volume);
     volume->is_changing = true;
     (void)pthread_mutex_unlock(&agents->lock);
+    contents_unref(gone);
     int r = starter_run(agents->starter, volume->name, cancel, &helper, &link, &reason);
     struct contents *here = r == 0 ? agent_here(link, cancel) : NULL;
     (void)pthread_mutex_lock(&agents->lock);
@@ -154,12 +156,20 @@ static int await_change(struct agent_volume *volume, struct cancel *cancel)
     return cancel_is_raised(cancel) ? -EINTR : 0;
 }
 
+/* With the lock.  Who reads in place would not notice that the agent is gone, and with it
+ * perhaps the volume. */
+static bool has_agent(const struct agent_volume *volume)
+{
+    return volume->link && (volume->here ? !agent_link_has_ended(volume->link)
+                                         : !agent_link_is_broken(volume->link));
+}
+
 /* With the lock: makes it so that there is a link. */
 static int reach(struct agent_volume *volume, struct cancel *cancel, struct fail *why)
 {
     unsigned failures = volume->failures;
     int r = await_change(volume, cancel);
-    if (r < 0 || (volume->link && !agent_link_is_broken(volume->link)))
+    if (r < 0 || has_agent(volume))
         return r;
     /* What came of the start that was waited for counts for all who did: or they
      * would fail one after the other. */
@@ -231,7 +241,7 @@ static bool is_due(const struct agent_volume *volume, time_t now)
 {
     return volume->link && volume->works == 0 &&
            (volume->agents->stopping || now >= volume->idle_since + AGENT_IDLE_SECONDS ||
-            agent_link_is_broken(volume->link));
+            !has_agent(volume));
 }
 
 static void forget(struct agent_volume **at)
@@ -249,15 +259,19 @@ static bool is_forgettable(const struct agent_volume *volume, time_t now)
            (volume->agents->stopping || now >= volume->quiet_until);
 }
 
-/* Lets go of what is idle. */
+/* Lets go of what is idle, with the lock, which it lets go meanwhile. */
 static void reap(struct agents *agents)
 {
     time_t now = now_s();
     struct agent_volume **at = &agents->volumes;
     while (*at) {
-        if (is_due(*at, now))
-            end(*at);
-        if (is_forgettable(*at, now))
+        struct contents *gone = is_due(*at, now) ? end(*at) : NULL;
+        if (gone) {
+            (void)pthread_mutex_unlock(&agents->lock);
+            contents_unref(gone);
+            (void)pthread_mutex_lock(&agents->lock);
+            at = &agents->volumes; /* there may be others now */
+        } else if (is_forgettable(*at, now))
             forget(at);
         else
             at = &(*at)->next;

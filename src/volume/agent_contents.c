@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The calls of volume/contents.h as requests to an agent.
+ * The calls of volume/contents.h as requests to an agent, or in place, where the agent has
+ * handed its directory over (agent_here.h).
  *
  * A call whose link breaks is made once more, over the link to a new agent:
  * all of them say what they mean by path and identity, and a directory's listing is
@@ -102,27 +103,41 @@ static int ask(struct agent_volume *volume, const struct agent_request *request,
     return 0;
 }
 
-/* The volume as this process reads it itself, of a running agent: 1 with a reference; 0: all
- * has to be asked for; or why there is no agent. */
-static int get_here(struct agent_volume *volume, struct cancel *cancel, struct contents **ret_here,
-                    struct fail *why)
-{
+/* The volume of a running agent, as this process reads it itself; while it is there the agent
+ * is in use. */
+struct in_place {
+    struct agent_volume *volume;
     struct agent_link *link;
-    int r = agent_volume_enter(volume, cancel, &link, why);
+    struct contents *contents; /* NULL: all has to be asked for */
+};
+
+static void in_place_done(struct in_place *in_place)
+{
+    contents_unref(in_place->contents);
+    if (in_place->link)
+        agent_volume_leave(in_place->volume, in_place->link);
+}
+#define cleanup_in_place cleanup(in_place_done)
+
+/* 1; 0: all has to be asked for; or why there is no agent. */
+static int get_in_place(struct contents *contents, struct cancel *cancel, struct in_place *ret,
+                        struct fail *why)
+{
+    *ret = (struct in_place){.volume = volume_of(contents)};
+    int r = agent_volume_enter(ret->volume, cancel, &ret->link, why);
     if (r < 0)
         return told(r);
-    *ret_here = agent_volume_here(volume);
-    agent_volume_leave(volume, link);
-    return *ret_here ? 1 : 0;
+    ret->contents = agent_volume_here(ret->volume);
+    return ret->contents ? 1 : 0;
 }
 
 static int agent_stat(struct contents *contents, const char *path, unsigned flags,
                       struct cancel *cancel, struct buf *ret_record)
 {
-    struct contents *here cleanup_contents = NULL;
-    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    struct in_place here cleanup_in_place;
+    int r = get_in_place(contents, cancel, &here, NULL);
     if (r != 0)
-        return r < 0 ? r : contents_stat(here, path, flags, cancel, ret_record);
+        return r < 0 ? r : contents_stat(here.contents, path, flags, cancel, ret_record);
     struct agent_reply reply cleanup_agent_reply = AGENT_REPLY_INIT;
     r = ask(volume_of(contents),
             &(struct agent_request){.type = AGENT_STAT, .path = path, .flags = flags}, cancel,
@@ -214,10 +229,10 @@ static int begin_listing(struct agent_dir *dir, struct cancel *cancel)
 static int agent_dir_open(struct contents *contents, const char *path, struct cancel *cancel,
                           struct contents_dir **ret_dir)
 {
-    struct contents *here cleanup_contents = NULL;
-    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    struct in_place here cleanup_in_place;
+    int r = get_in_place(contents, cancel, &here, NULL);
     if (r != 0)
-        return r < 0 ? r : contents_dir_open(here, path, cancel, ret_dir);
+        return r < 0 ? r : contents_dir_open(here.contents, path, cancel, ret_dir);
     struct agent_dir *dir cleanup(cleanup_dir_impl) = calloc(1, sizeof(*dir));
     if (!dir || !(dir->path = strdup(path)))
         return -ENOMEM;
@@ -330,10 +345,10 @@ static int walk_failed(const struct agent_reply *reply, struct fail *why)
 static int agent_walk(struct contents *contents, struct cancel *cancel, contents_fn *fn, void *data,
                       struct fail *why)
 {
-    struct contents *here cleanup_contents = NULL;
-    int r = get_here(volume_of(contents), cancel, &here, why);
+    struct in_place here cleanup_in_place;
+    int r = get_in_place(contents, cancel, &here, why);
     if (r != 0)
-        return r < 0 ? r : contents_walk(here, cancel, fn, data, why);
+        return r < 0 ? r : contents_walk(here.contents, cancel, fn, data, why);
     struct agent_request request = {
         .type = AGENT_WALK, .flags = INSPECT_XATTRS | INSPECT_EXTENTS, .bytes = WALK_BYTES};
     struct agent_reply reply cleanup_agent_reply = AGENT_REPLY_INIT;
@@ -462,10 +477,10 @@ static int open_now(struct agent_file *file, size_t whole_bytes, struct cancel *
 static int agent_file_open(struct contents *contents, const char *path, uint64_t dev, uint64_t id,
                            struct cancel *cancel, struct contents_file **ret_file)
 {
-    struct contents *here cleanup_contents = NULL;
-    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    struct in_place here cleanup_in_place;
+    int r = get_in_place(contents, cancel, &here, NULL);
     if (r != 0)
-        return r < 0 ? r : contents_open(here, path, dev, id, cancel, ret_file);
+        return r < 0 ? r : contents_open(here.contents, path, dev, id, cancel, ret_file);
     struct agent_file *file cleanup(cleanup_file_impl) =
         file_new(volume_of(contents), path, dev, id);
     if (!file)
@@ -685,10 +700,10 @@ static bool open_all(struct agent_volume *volume, struct contents_want *wants, s
 static void agent_open_many(struct contents *contents, struct contents_want *wants, size_t count,
                             struct cancel *cancel)
 {
-    struct contents *here cleanup_contents = NULL;
-    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    struct in_place here cleanup_in_place;
+    int r = get_in_place(contents, cancel, &here, NULL);
     if (r > 0) {
-        contents_open_many(here, wants, count, cancel);
+        contents_open_many(here.contents, wants, count, cancel);
         return;
     }
     for (size_t i = 0; i < count; i++) {
@@ -706,10 +721,10 @@ static void agent_open_many(struct contents *contents, struct contents_want *wan
 static int agent_sync(struct contents *contents, struct cancel *cancel, int64_t *ret_s,
                       uint32_t *ret_ns)
 {
-    struct contents *here cleanup_contents = NULL;
-    int r = get_here(volume_of(contents), cancel, &here, NULL);
+    struct in_place here cleanup_in_place;
+    int r = get_in_place(contents, cancel, &here, NULL);
     if (r != 0)
-        return r < 0 ? r : contents_sync(here, cancel, ret_s, ret_ns);
+        return r < 0 ? r : contents_sync(here.contents, cancel, ret_s, ret_ns);
     struct agent_reply reply cleanup_agent_reply = AGENT_REPLY_INIT;
     r = ask(volume_of(contents), &(struct agent_request){.type = AGENT_SYNC}, cancel, &reply);
     uint64_t packed[2];

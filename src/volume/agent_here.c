@@ -42,10 +42,10 @@ static bool is_agents(struct contents *here, struct agent_link *link, struct can
 struct contents *agent_here(struct agent_link *link, struct cancel *cancel)
 {
     int pid = agent_link_peer(link);
-    if (pid <= 0 || !ids_may_read_all() || !ids_are_own(pid))
+    if (pid <= 0 || !ids_may_read_all() || !ids_are_own(pid) || !ids_are_own(getpid()))
         return NULL;
     cleanup_close int root = ask_for_root(link, cancel);
-    if (root < 0 || !inspect_is_of_this_machine(root))
+    if (root < 0 || !inspect_is_of_this_machine(root)) /* so the agent says, too */
         return NULL;
     struct contents *here cleanup_contents = local_contents_within(take_fd(&root), pid);
     return here && is_agents(here, link, cancel) ? take(here) : NULL;

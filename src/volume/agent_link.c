@@ -653,6 +653,12 @@ bool agent_link_is_broken(struct agent_link *link)
     return link->error;
 }
 
+bool agent_link_has_ended(struct agent_link *link)
+{
+    struct pollfd look = {.fd = link->fd, .events = POLLRDHUP};
+    return agent_link_is_broken(link) || poll(&look, 1, 0) > 0;
+}
+
 bool agent_link_is_socket(const struct agent_link *link)
 {
     return link->is_socket;

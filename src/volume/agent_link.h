@@ -65,6 +65,10 @@ DEFINE_CLEANUP(cleanup_agent_link_impl, struct agent_link, agent_link_unref)
 void agent_link_end(struct agent_link *link);
 bool agent_link_is_broken(struct agent_link *link);
 
+/* Whether the agent is gone, also where nobody waits for an answer, who would have noticed.
+ * Does not block. */
+bool agent_link_has_ended(struct agent_link *link);
+
 /* Whether descriptors can be asked for. */
 bool agent_link_is_socket(const struct agent_link *link);
 

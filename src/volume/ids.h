@@ -4,8 +4,9 @@
 
 #include <stdbool.h>
 
-/* Whether a process' user and group ids are those of this one's machine, all of them
- * (user_namespaces(7)): files have the same owners for both. */
+/* Whether a process' user and group ids are the machine's, all of them, as far as this one
+ * can tell (user_namespaces(7)): where that is so of both, files have the same owners for
+ * both. */
 bool ids_are_own(int pid);
 
 /* Whether this process may read every file and search every directory, whosever they are

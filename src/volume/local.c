@@ -404,7 +404,7 @@ int local_open(struct engine *engine, struct local **ret_local, struct fail *why
         return pid == -ESRCH ? -ENOTSUP : pid;
     if (geteuid() != 0)
         return fail_set(why, ENOTSUP, "only root may read the engine's directories");
-    if (!ids_are_own(pid))
+    if (!ids_are_own(pid) || !ids_are_own(getpid()))
         return fail_set(why, ENOTSUP, "the engine's user ids are not this machine's");
     cleanup_close int root = open_root_of(pid, why);
     if (root < 0)

@@ -549,6 +549,31 @@ def test_it_hands_its_directory_over(mount, engine, filled):
 
 
 @pytest.mark.access("agent")
+def test_a_directory_that_was_handed_over_goes_with_its_agent(mount, engine, volume):
+    """What it was is not shown on when the volume has been mounted anew, though it is held."""
+    name = volume(DriverOpts={"type": "tmpfs", "device": "tmpfs", "o": "size=1m"})
+    first = engine.start(name, script="echo one > file; exec sleep 100000")
+    made = mount(None, "cache=0", may_read_all=True)
+    wait_for(lambda: (made.data(name) / "file").exists(), "the container's file is there")
+    assert (made.data(name) / "file").read_text() == "one\n"
+    with open(made.now(name), "rb") as held:
+        assert held.read(512)
+        engine.remove_container(first)
+        engine.docker("rm", "-f", engine.helpers()[0])
+        second = engine.start(name, script="echo two > file; exec sleep 100000")
+        wait_for(lambda: text_of(made.data(name) / "file") == "two\n", "it is seen", SOON)
+    engine.remove_container(second)
+
+
+def text_of(path):
+    """What is in a file, if anything."""
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+@pytest.mark.access("agent")
 def test_not_of_another_machines_file_system(mount, engine, volume, filled):
     """Such a one may hang, and then only what can be done without: FUSE stands for all."""
     below = mount(None, "access=local")

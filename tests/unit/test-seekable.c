@@ -796,9 +796,24 @@ static void shared_on_btrfs(void **state)
     taken_over_by_sharing("mkfs.btrfs -f -q");
 }
 
+static void padding_is_a_skippable_frame_of_zeros(void **state)
+{
+    (void)state;
+    unsigned char frame[16] = {0x50, 0x2a, 0x4d, 0x18, 8};
+    assert_true(seekable_is_padding(frame, sizeof(frame)));
+    assert_false(seekable_is_padding(frame, sizeof(frame) - 1));
+    assert_false(seekable_is_padding(frame, 7));
+    for (size_t i = 0; i < sizeof(frame); i++) {
+        frame[i] ^= 1;
+        assert_false(seekable_is_padding(frame, sizeof(frame)));
+        frame[i] ^= 1;
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(padding_is_a_skippable_frame_of_zeros),
         cmocka_unit_test(round_trip),
         cmocka_unit_test(of_no_frames),
         cmocka_unit_test(of_many_frames),
