@@ -8,7 +8,7 @@ from pathlib import Path
 from .wait import wait_for
 
 MOUNT_SECONDS = 30
-END_SECONDS = 30        # a leak check at exit takes its time
+END_SECONDS = 60        # a leak check at exit, and the end of many helpers, take their time
 
 
 def mounts(path, pid="self"):
