@@ -219,11 +219,13 @@ static int open_want(struct place *place, const struct contents_want *want,
     struct file_stat st;
     int root = root_of(place->contents);
     int r = enter_parent(place, want->path, &name);
-    cleanup_close int fd = r < 0 ? r
-                           : place->root == root
-                               ? inspect_open_file(place->dir, name, want->dev, want->id, &st)
-                               : inspect_open_quickly(place->dir, name, want->dev, want->id, &st);
-    if (fd < 0 && place->root != root) /* as what is mounted below the volume's directory */
+    bool is_nodev = place->root != root;
+    cleanup_close int fd = r;
+    if (r == 0 && is_nodev)
+        fd = inspect_open_quickly(place->dir, name, want->dev, want->id, &st);
+    else if (r == 0)
+        fd = inspect_open_file(place->dir, name, want->dev, want->id, &st);
+    if (fd < 0 && is_nodev) /* as what is mounted below the volume's directory */
         fd = inspect_open_file(root, want->path, want->dev, want->id, &st);
     if (fd < 0)
         return fd;

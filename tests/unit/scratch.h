@@ -7,9 +7,13 @@
 #include "base/cleanup.h"
 #include "check.h"
 
+#include <mntent.h>
+#include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 static char test_dir[] = "/tmp/dvolfs-test-XXXXXX";
@@ -50,6 +54,26 @@ static inline printf_like(1, 2) void shell(const char *format, ...)
     va_end(args);
     if (status != 0)
         fail_msg("status %d: %s", status, format);
+}
+
+/*
+ * A mount namespace that only this program sees, and that ends with it.  It has no copy of
+ * mounts of dvolfs: one that is unmounted elsewhere would live on in it, and its daemon, which
+ * other tests wait for, with it.
+ */
+static inline bool enter_own_mounts(void)
+{
+    if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        return false;
+    FILE *mounts = setmntent("/proc/self/mounts", "re");
+    struct mntent *entry;
+    while (mounts && (entry = getmntent(mounts)))
+        if (strcmp(entry->mnt_type, "fuse.dvolfs") == 0)
+            (void)umount2(entry->mnt_dir, MNT_DETACH | UMOUNT_NOFOLLOW);
+    if (mounts)
+        (void)endmntent(mounts);
+    return true;
 }
 
 static inline int leave_test_dir(unused_arg void **state)

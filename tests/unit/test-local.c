@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -140,20 +139,21 @@ static void mounts_below_are_followed(void **state)
     assert_int_equal(try_open(contents, &known, text), -ESTALE);
 }
 
-/* A process in a mount namespace of its own, where tree is another file system. */
-static pid_t start_elsewhere(void)
+/* Says whether what it prepared is there. */
+static void say(int ready, bool is_there)
+{
+    (void)!write(ready, is_there ? "y" : "n", 1);
+}
+
+/* A process that runs until it is killed, or run returns; -1: it could not prepare. */
+static pid_t start_process(void (*run)(int ready))
 {
     int ready[2];
     assert_int_equal(pipe(ready), 0);
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        bool is_there = unshare(CLONE_NEWNS) == 0 &&
-                        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
-                        mount("none", "tree", "tmpfs", 0, "size=1m") == 0 &&
-                        try_shell("printf there >tree/file && mknod tree/device c 5 2") == 0;
-        (void)!write(ready[1], is_there ? "y" : "n", 1);
-        (void)pause();
+        run(ready[1]);
         _exit(0);
     }
     char answer = 'n';
@@ -167,12 +167,20 @@ static pid_t start_elsewhere(void)
     return -1;
 }
 
+/* In a mount namespace of its own tree is another file system. */
+static void be_elsewhere(int ready)
+{
+    say(ready, enter_own_mounts() && mount("none", "tree", "tmpfs", 0, "size=1m") == 0 &&
+                   try_shell("printf there >tree/file && mknod tree/device c 5 2") == 0);
+    (void)pause();
+}
+
 static void a_directory_of_another_namespace(void **state)
 {
     (void)state;
     char path[PATH_MAX], before[64] = "", after[64] = "", text[8];
     shell("rm -rf tree && mkdir tree && printf here >tree/file");
-    pid_t pid = start_elsewhere();
+    pid_t pid = start_process(be_elsewhere);
     if (pid < 0)
         skip(); /* that takes root */
     cleanup_free char *here = realpath("tree", NULL);
@@ -210,33 +218,18 @@ static void file_systems_of_this_machine(void **state)
 }
 
 /* Has a write lease of tree/file, and gives it back when it is asked to. */
-static pid_t lease_holder(void)
+static void hold_lease(int ready)
 {
-    int ready[2];
-    assert_int_equal(pipe(ready), 0);
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        sigset_t set;
-        int number;
-        (void)sigemptyset(&set);
-        (void)sigaddset(&set, SIGIO);
-        (void)sigprocmask(SIG_BLOCK, &set, NULL);
-        int fd = open("tree/file", O_RDONLY | O_CLOEXEC);
-        bool has = fd >= 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0;
-        (void)!write(ready[1], has ? "y" : "n", 1);
-        if (has && sigwait(&set, &number) == 0)
-            (void)fcntl(fd, F_SETLEASE, F_UNLCK);
-        _exit(0);
-    }
-    char answer = 'n';
-    assert_int_equal(read(ready[0], &answer, 1), 1);
-    (void)close(ready[0]);
-    (void)close(ready[1]);
-    if (answer == 'y')
-        return pid;
-    assert_int_equal(waitpid(pid, NULL, 0), pid);
-    return -1;
+    sigset_t set;
+    int number;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGIO);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+    int fd = open("tree/file", O_RDONLY | O_CLOEXEC);
+    bool has = fd >= 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0;
+    say(ready, has);
+    if (has && sigwait(&set, &number) == 0)
+        (void)fcntl(fd, F_SETLEASE, F_UNLCK);
 }
 
 struct waker {
@@ -269,7 +262,7 @@ static void a_lease_is_waited_for(void **state)
     struct contents *contents cleanup_contents = open_tree_contents();
     struct known known = know(contents, "file");
     cleanup_close int root = nodev_root();
-    pid_t holder = lease_holder();
+    pid_t holder = start_process(hold_lease);
     if (holder < 0 || root < 0) {
         if (holder > 0)
             (void)kill(holder, SIGKILL);

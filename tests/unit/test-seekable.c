@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -710,13 +709,11 @@ static void frames_that_are_not_there(void **state)
 
 /* ---- disks of our own --------------------------------------------------------------- */
 
-/* Mounts in a place that only this program sees, and that ends with it. */
 static bool have_own_mounts(void)
 {
     static int have = -1;
     if (have < 0)
-        have = geteuid() == 0 && unshare(CLONE_NEWNS) == 0 &&
-               mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mkdir("disk", 0700) == 0;
+        have = enter_own_mounts() && mkdir("disk", 0700) == 0;
     return have;
 }
 

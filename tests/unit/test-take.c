@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -755,8 +754,7 @@ static bool have_own_mounts(void)
 {
     static int have = -1;
     if (have < 0)
-        have = geteuid() == 0 && unshare(CLONE_NEWNS) == 0 &&
-               mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mkdir("disk", 0700) == 0;
+        have = enter_own_mounts() && mkdir("disk", 0700) == 0;
     return have;
 }
 
