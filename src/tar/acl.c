@@ -63,6 +63,14 @@ static uint16_t kernel_tag(int tag)
     }
 }
 
+/* A tag from elsewhere; 0: no such tag. */
+static uint16_t known_tag(unsigned tag)
+{
+    unsigned all = TAG_USER_OBJ | TAG_USER | TAG_GROUP_OBJ | TAG_GROUP | TAG_MASK | TAG_OTHER;
+    bool is_one = tag && (tag & (tag - 1)) == 0;
+    return is_one && (tag & all) ? (uint16_t)tag : 0;
+}
+
 static int acl_add(struct acl *acl, struct ace ace, struct fail *why)
 {
     bool repeated = (acl->tags & ace.tag) && !is_named(ace.tag);
@@ -90,7 +98,7 @@ static int compare(const void *left, const void *right)
     return (a->id > b->id) - (a->id < b->id);
 }
 
-/* Collects the entries of one type, in the kernel's order. */
+/* Collects the entries of one type from what libarchive read as text. */
 static int acl_fill(struct acl *acl, struct archive_entry *from, int want, struct fail *why)
 {
     int type, perm, tag, id;
@@ -107,12 +115,45 @@ static int acl_fill(struct acl *acl, struct archive_entry *from, int want, struc
         if (r < 0)
             return r;
     }
-    if (acl->count > 0)
-        qsort(acl->entries, acl->count, sizeof(*acl->entries), compare);
+    return 0;
+}
+
+/* Collects the entries from an attribute's value. */
+static int acl_parse(struct acl *acl, const struct tar_xattr *xattr, struct fail *why)
+{
+    struct posix_acl_xattr_header header;
+    struct posix_acl_xattr_entry entry;
+    const char *at = xattr->value;
+    size_t left = xattr->value_bytes;
+    if (left < sizeof(header) || (left - sizeof(header)) % sizeof(entry) != 0)
+        return fail_set(why, EILSEQ, "no valid ACL");
+    memcpy(&header, at, sizeof(header));
+    if (le32toh(header.a_version) != POSIX_ACL_XATTR_VERSION)
+        return fail_set(why, EILSEQ, "no valid ACL");
+    for (at += sizeof(header), left -= sizeof(header); left > 0; left -= sizeof(entry)) {
+        memcpy(&entry, at, sizeof(entry));
+        at += sizeof(entry);
+        struct ace ace = {
+            .tag = known_tag(le16toh(entry.e_tag)), .perm = le16toh(entry.e_perm) & 7, .id = NO_ID};
+        if (is_named(ace.tag))
+            ace.id = le32toh(entry.e_id);
+        int r = acl_add(acl, ace, why);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* Brings the entries into the kernel's order; all that it wants must be there. */
+static int acl_complete(struct acl *acl, struct fail *why)
+{
     unsigned needed = TAG_USER_OBJ | TAG_GROUP_OBJ | TAG_OTHER;
     if (acl->tags & (TAG_USER | TAG_GROUP))
         needed |= TAG_MASK;
-    return (acl->tags & needed) == needed ? 0 : fail_set(why, EILSEQ, "no valid ACL");
+    if ((acl->tags & needed) != needed)
+        return fail_set(why, EILSEQ, "no valid ACL");
+    qsort(acl->entries, acl->count, sizeof(*acl->entries), compare);
+    return 0;
 }
 
 static int acl_store(const struct acl *acl, struct tar_entry *entry, const char *name)
@@ -141,20 +182,28 @@ static mode_t mask_of(const struct acl *acl, mode_t fallback)
     return fallback;
 }
 
+/* The attribute goes before the text, which libarchive (3.6) reads no ids over 2^31 of.  One
+ * without entries says that there is no ACL. */
 static int convert_one(struct archive_entry *from, struct tar_entry *entry, int type,
                        struct fail *why)
 {
     struct acl acl cleanup(acl_done) = {0};
-    if (!(archive_entry_acl_types(from) & type))
+    bool is_default = type == ARCHIVE_ENTRY_ACL_TYPE_DEFAULT;
+    const char *name = is_default ? TAR_ACL_DEFAULT : TAR_ACL_ACCESS;
+    const struct tar_xattr *given = tar_entry_find_xattr(entry, name);
+    if (!given && !(archive_entry_acl_types(from) & type))
         return 0;
-    int r = acl_fill(&acl, from, type, why);
+    int r = given ? acl_parse(&acl, given, why) : acl_fill(&acl, from, type, why);
+    if (r < 0 || (given && acl.count == 0))
+        return r;
+    r = acl_complete(&acl, why);
     if (r < 0)
         return r;
-    if (type == ARCHIVE_ENTRY_ACL_TYPE_DEFAULT)
-        return acl_store(&acl, entry, "system.posix_acl_default");
-    mode_t group = mask_of(&acl, entry->mode >> 3 & 7);
-    entry->mode = (entry->mode & ~(mode_t)S_IRWXG) | group << 3;
-    return acl_store(&acl, entry, "system.posix_acl_access");
+    if (is_default && !S_ISDIR(entry->mode)) /* the kernel refuses it */
+        return fail_set(why, EILSEQ, "a default ACL, but no directory");
+    if (!is_default)
+        entry->mode = (entry->mode & ~(mode_t)S_IRWXG) | mask_of(&acl, entry->mode >> 3 & 7) << 3;
+    return acl_store(&acl, entry, name);
 }
 
 int tar_acl_convert(struct archive_entry *from, struct tar_entry *entry, struct fail *why)

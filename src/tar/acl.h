@@ -15,11 +15,15 @@
 
 #include <archive_entry.h>
 
+#define TAR_ACL_ACCESS "system.posix_acl_access"
+#define TAR_ACL_DEFAULT "system.posix_acl_default"
+
 /*
  * Adds the attributes for the ACLs of `from` that say more than its mode to
  * entry, and sets the group bits of entry->mode to an access ACL's mask, where
- * the kernel keeps it.  -EILSEQ: no valid ACL, or a user or group told by name
- * only (which number it has in a container cannot be known here); -ENOMEM.
+ * the kernel keeps it.  Where entry has the attribute already, that is taken, in order.
+ * -EILSEQ: no valid ACL, a default ACL of what is no directory, or a user or group told by
+ * name only (which number it has in a container cannot be known here); -ENOMEM.
  */
 must_check int tar_acl_convert(struct archive_entry *from, struct tar_entry *entry,
                                struct fail *why);

@@ -7,7 +7,9 @@
 
 #include "tar/reader.h"
 
-#include <limits.h>
+#include <endian.h>
+#include <linux/capability.h>
+#include <linux/limits.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -212,6 +214,36 @@ static int add_size(struct tar_check *check, const struct tar_entry *entry, stru
     return 0;
 }
 
+/* Whether the kernel takes the attribute wherever it takes such ones: the engine ends in the
+ * middle of unpacking otherwise. */
+static bool is_settable(const struct tar_xattr *xattr)
+{
+    static const char capability[] = "security.capability";
+    size_t name_bytes = strlen(xattr->name);
+    const char *dot = strchr(xattr->name, '.');
+    uint32_t magic = 0;
+    if (name_bytes == 0 || name_bytes > XATTR_NAME_MAX || (dot && !dot[1]) ||
+        xattr->value_bytes > XATTR_SIZE_MAX)
+        return false;
+    if (strcmp(xattr->name, capability) != 0)
+        return true;
+    /* linux security/commoncap.c, cap_convert_nscap */
+    if (xattr->value_bytes >= sizeof(magic))
+        memcpy(&magic, xattr->value, sizeof(magic));
+    magic = le32toh(magic) & VFS_CAP_REVISION_MASK;
+    return (magic == VFS_CAP_REVISION_2 && xattr->value_bytes == XATTR_CAPS_SZ_2) ||
+           (magic == VFS_CAP_REVISION_3 && xattr->value_bytes == XATTR_CAPS_SZ_3);
+}
+
+static int check_xattrs(const struct tar_entry *entry, struct fail *why)
+{
+    for (size_t i = 0; i < entry->xattr_count; i++)
+        if (!is_settable(&entry->xattrs[i]))
+            return fail_set(why, EINVAL, "%s: no file can have its attribute %.100s", entry->name,
+                            entry->xattrs[i].name);
+    return 0;
+}
+
 /* Reads the member's data through: that is the check. */
 static int drain(struct tar_reader *reader, const char *name, struct cancel *cancel,
                  struct fail *why)
@@ -237,6 +269,8 @@ static int check_member(struct tar_check *check, struct tar_reader *reader, stru
     if (r <= 0)
         return r;
     r = add_name(check, &entry, why);
+    if (r == 0)
+        r = check_xattrs(&entry, why);
     if (r == 0)
         r = add_size(check, &entry, why);
     if (r == 0)

@@ -12,7 +12,8 @@
  *            directory; a member type that is none of file, directory,
  *            symlink, device, fifo; a root that is not a directory; a name
  *            component over 255 bytes, a path over TAR_CHECK_PATH_MAX, more
- *            names than TAR_CHECK_NAMES_MAX
+ *            names than TAR_CHECK_NAMES_MAX; an attribute that the kernel
+ *            would not set
  *   -ENOSPC  its files need more than max_data_bytes
  *   -EINTR   cancelled
  * The sentence names the member.

@@ -23,12 +23,25 @@ void tar_entry_done(struct tar_entry *entry)
     *entry = (struct tar_entry){0};
 }
 
-/* The attribute of that name, or a new empty one at the end; NULL: no memory. */
-static struct tar_xattr *find_xattr(struct tar_entry *entry, const char *name)
+static struct tar_xattr *find_xattr(const struct tar_entry *entry, const char *name)
 {
     for (size_t i = 0; i < entry->xattr_count; i++)
         if (strcmp(entry->xattrs[i].name, name) == 0)
             return &entry->xattrs[i];
+    return NULL;
+}
+
+const struct tar_xattr *tar_entry_find_xattr(const struct tar_entry *entry, const char *name)
+{
+    return find_xattr(entry, name);
+}
+
+/* The attribute of that name, or a new empty one at the end; NULL: no memory. */
+static struct tar_xattr *find_or_add_xattr(struct tar_entry *entry, const char *name)
+{
+    struct tar_xattr *found = find_xattr(entry, name);
+    if (found)
+        return found;
     struct tar_xattr *more =
         reallocarray(entry->xattrs, entry->xattr_count + 1, sizeof(*entry->xattrs));
     if (!more)
@@ -46,7 +59,7 @@ int tar_entry_add_xattr(struct tar_entry *entry, const char *name, const void *v
                         size_t value_bytes)
 {
     cleanup_free char *own_value = malloc(value_bytes ? value_bytes : 1);
-    struct tar_xattr *xattr = own_value ? find_xattr(entry, name) : NULL;
+    struct tar_xattr *xattr = own_value ? find_or_add_xattr(entry, name) : NULL;
     if (!xattr)
         return -ENOMEM;
     if (value_bytes)

@@ -55,6 +55,9 @@ void tar_entry_done(struct tar_entry *entry);
 must_check int tar_entry_add_xattr(struct tar_entry *entry, const char *name, const void *value,
                                    size_t value_bytes);
 
+/* The attribute of that name, the entry's own; NULL: there is none. */
+const struct tar_xattr *tar_entry_find_xattr(const struct tar_entry *entry, const char *name);
+
 /*
  * Turns a name as archives have it into one as above, in place: "." components,
  * doubled and trailing '/' are dropped; a leading '/' and ".." stay.

@@ -221,8 +221,8 @@ static int add_xattr(struct buf *pax, const struct tar_xattr *xattr)
 /* What is no ACL that we understand is in its SCHILY.xattr record only. */
 static int add_acl(struct buf *pax, const struct tar_xattr *xattr)
 {
-    bool is_access = strcmp(xattr->name, "system.posix_acl_access") == 0;
-    if (!is_access && strcmp(xattr->name, "system.posix_acl_default") != 0)
+    bool is_access = strcmp(xattr->name, TAR_ACL_ACCESS) == 0;
+    if (!is_access && strcmp(xattr->name, TAR_ACL_DEFAULT) != 0)
         return 0;
     struct buf text cleanup_buf;
     buf_init(&text, pax->max_bytes);

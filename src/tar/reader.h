@@ -46,8 +46,8 @@ DEFINE_CLEANUP(cleanup_tar_reader_impl, struct tar_reader, tar_reader_close)
  * SCHILY.xattr and LIBARCHIVE.xattr records; POSIX ACLs (SCHILY.acl.*) become
  * the attributes system.posix_acl_access and system.posix_acl_default in the
  * kernel's binary form (linux/posix_acl_xattr.h, version 2), where they say
- * more than the mode; one that names a user or group without a number is
- * -EILSEQ.  A sparse member has its extents.
+ * more than the mode and the member has no such attribute; one that is not valid, or
+ * names a user or group without a number, is -EILSEQ.  A sparse member has its extents.
  */
 must_check int tar_reader_next(struct tar_reader *reader, struct tar_entry *ret_entry,
                                struct fail *why);

@@ -258,6 +258,44 @@ static void test_unknown_types(unused_arg void **state)
     assert_non_null(strstr(why.text, "a: "));
 }
 
+/* One that the kernel would refuse ends the engine's unpacking in its middle. */
+static void test_attributes(unused_arg void **state)
+{
+    static char long_name[5 + 251 + 1] = "user.";
+    static char value[65536 + 1];
+    static const char capability[20] = "\1\0\0\2";
+    (void)memset(long_name + 5, 'n', 251);
+    const struct {
+        const char *name;
+        const void *value;
+        size_t bytes;
+        int result;
+    } cases[] = {
+        {long_name + 1, "", 0, 0}, /* engine and kernel agree that it is of no kind they know */
+        {long_name, "", 0, -EINVAL},
+        {"user.a", value, 65536, 0},
+        {"user.a", value, 65537, -EINVAL},
+        {"user.", "x", 1, -EINVAL},
+        {"security.capability", capability, sizeof(capability), 0},
+        {"security.capability", capability, sizeof(capability) - 1, -EINVAL},
+        {"security.capability", value, sizeof(capability), -EINVAL},
+        {"security.capability", "", 0, -EINVAL},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct tar_entry entry cleanup_tar_entry = {.name = strdup("f"), .mode = S_IFREG | 0644};
+        struct buf archive cleanup_buf;
+        struct fail why = FAIL_INIT;
+        buf_init(&archive, BYTES_MAX);
+        assert_int_equal(tar_entry_add_xattr(&entry, cases[i].name, cases[i].value, cases[i].bytes),
+                         0);
+        add_member(&archive, &entry, NULL);
+        add_end(&archive);
+        int r = check_bytes(&archive, 100, NULL, NULL, &why);
+        if (r != cases[i].result || (r < 0 && !strstr(why.text, "attribute")))
+            fail_msg("case %zu: %d (%s)", i, r, why.text);
+    }
+}
+
 /* The root is a directory, by whatever name it comes. */
 static void test_roots(unused_arg void **state)
 {
@@ -382,12 +420,19 @@ static void test_sentences_are_printable(unused_arg void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),      cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_against),       cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_unknown_types), cmocka_unit_test(test_roots),
-        cmocka_unit_test(test_space),         cmocka_unit_test(test_holes_take_space),
-        cmocka_unit_test(test_damage),        cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_many_names),    cmocka_unit_test(test_sentences_are_printable),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_against),
+        cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_unknown_types),
+        cmocka_unit_test(test_attributes),
+        cmocka_unit_test(test_roots),
+        cmocka_unit_test(test_space),
+        cmocka_unit_test(test_holes_take_space),
+        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_many_names),
+        cmocka_unit_test(test_sentences_are_printable),
     };
     return cmocka_run_group_tests(tests, enter_tar_test_dir, leave_test_dir);
 }

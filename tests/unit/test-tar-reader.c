@@ -710,6 +710,78 @@ static void test_bad_acls(unused_arg void **state)
     }
 }
 
+/* A pax record of an attribute; its length. */
+static size_t xattr_record(char *record, size_t room, const char *name, const struct buf *value)
+{
+    size_t bytes = 4 + strlen("SCHILY.xattr.") + strlen(name) + 1 + value->len + 1;
+    bytes += bytes > 99; /* the length's own digits, with the blank: 3 or 4 */
+    int head = snprintf(record, room, "%zu SCHILY.xattr.%s=", bytes - 1, name);
+    assert_true(head > 0 && (size_t)head + value->len + 1 < room);
+    memcpy(record + head, value->data, value->len);
+    record[(size_t)head + value->len] = '\n';
+    assert_int_equal(atoi(record), (size_t)head + value->len + 1);
+    return (size_t)head + value->len + 1;
+}
+
+static void add_unhex(struct buf *out, const char *hex)
+{
+    for (; *hex; hex += 2) {
+        char digits[3] = {hex[0], hex[1], '\0'};
+        char byte = (char)strtol(digits, NULL, 16);
+        assert_int_equal(buf_add(out, &byte, 1), 0);
+    }
+}
+
+/* An ACL that comes as the attribute itself is looked at, and brought into order. */
+static void test_acls_as_attributes(unused_arg void **state)
+{
+#define ACCESS "system.posix_acl_access"
+#define HUGE "00286bee" /* 4000000000 */
+    static const struct {
+        const char *name;
+        const char *value;
+        const char *wanted; /* NULL: refused */
+    } cases[] = {
+        {ACCESS,
+         "02000000" ACE("01", "06", ANY) ACE("02", "04", HUGE) ACE("04", "04", ANY)
+             ACE("10", "05", ANY) ACE("20", "00", ANY),
+         " 100654 0:0 1000000000.000000000 0 00000000 0,0  system.posix_acl_access=02000000" ACE(
+             "01", "06", ANY) ACE("02", "04", HUGE) ACE("04", "04", ANY) ACE("10", "05", ANY)
+             ACE("20", "00", ANY) "\n"},
+        {ACCESS,
+         "02000000" ACE("20", "00", ANY) ACE("10", "05", ANY) ACE("02", "04", HUGE)
+             ACE("04", "04", HUGE) ACE("01", "06", ANY),
+         ACE("01", "06", ANY) ACE("02", "04", HUGE) ACE("04", "04", ANY) ACE("10", "05", ANY)
+             ACE("20", "00", ANY) "\n"},
+        {ACCESS, "02000000", "posix_acl_access=02000000\n"}, /* there is none */
+        {ACCESS, "03000000" ACE("01", "06", ANY) ACE("04", "04", ANY) ACE("20", "00", ANY), NULL},
+        {ACCESS, "02000000" ACE("01", "06", ANY) ACE("04", "04", ANY), NULL},
+        {ACCESS,
+         "02000000" ACE("01", "06", ANY) ACE("02", "04", HUGE) ACE("04", "04", ANY)
+             ACE("20", "00", ANY),
+         NULL}, /* no mask */
+        {ACCESS, "02000000" ACE("03", "06", ANY) ACE("04", "04", ANY) ACE("20", "00", ANY), NULL},
+        {ACCESS, "02000000" ACE("40", "06", ANY) ACE("04", "04", ANY) ACE("20", "00", ANY), NULL},
+        {ACCESS, "02000000" ACE("01", "06", ANY) ACE("04", "04", ANY) "2000", NULL},
+        {ACCESS, "0200", NULL},
+        {ACCESS, "", NULL},
+        {"system.posix_acl_default", /* of a file */
+         "02000000" ACE("01", "06", ANY) ACE("04", "04", ANY) ACE("20", "00", ANY), NULL},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct buf value cleanup_buf;
+        struct buf listing cleanup_buf;
+        char record[200];
+        buf_init(&value, BYTES_MAX);
+        add_unhex(&value, cases[i].value);
+        int r = list_pax(record, xattr_record(record, sizeof(record), cases[i].name, &value), "",
+                         &listing);
+        if (r != (cases[i].wanted ? 0 : -EILSEQ) ||
+            (cases[i].wanted && !strstr(buf_string(&listing), cases[i].wanted)))
+            fail_msg("case %zu: %d, %s", i, r, buf_string(&listing));
+    }
+}
+
 /* The kernel takes what comes out, where there is a file system that has ACLs. */
 static void test_kernel_takes_acls(unused_arg void **state)
 {
@@ -936,6 +1008,7 @@ int main(void)
         cmocka_unit_test(test_devices),
         cmocka_unit_test(test_attributes),
         cmocka_unit_test(test_bad_acls),
+        cmocka_unit_test(test_acls_as_attributes),
         cmocka_unit_test(test_kernel_takes_acls),
         cmocka_unit_test(test_hard_links),
         cmocka_unit_test(test_skipping),
