@@ -55,7 +55,7 @@ static int convert(const struct take_conf *conf, int fd, struct spooled *spooled
                    struct cancel *cancel, struct fail *why)
 {
     struct tar_convert *convert cleanup_tar_convert = NULL;
-    int r = tar_convert_open(fd, "./", &convert, why);
+    int r = tar_convert_open(fd, "./", TAR_CONVERT_TO_KEEP, &convert, why);
     if (r == 0)
         r = copy_all(convert, spooled, conf->job, cancel, why);
     if (r == 0)

@@ -2,6 +2,7 @@
 #include "tar/convert.h"
 
 #include "base/buf.h"
+#include "tar/default_acls.h"
 #include "tar/header.h"
 #include "tar/reader.h"
 
@@ -14,6 +15,7 @@
 
 struct tar_convert {
     struct tar_reader *reader;
+    struct default_acls *put_off; /* NULL: nothing is */
     char *prefix;
     struct buf header;
     uint64_t zeros_left; /* to be handed out, and then these: */
@@ -26,7 +28,8 @@ struct tar_convert {
     int error;   /* the first one stays */
 };
 
-int tar_convert_open(int fd, const char *prefix, struct tar_convert **ret_convert, struct fail *why)
+int tar_convert_open(int fd, const char *prefix, enum tar_convert_use use,
+                     struct tar_convert **ret_convert, struct fail *why)
 {
     struct tar_convert *convert cleanup_tar_convert = calloc(1, sizeof(*convert));
     if (!convert)
@@ -34,6 +37,8 @@ int tar_convert_open(int fd, const char *prefix, struct tar_convert **ret_conver
     buf_init(&convert->header, HEADER_MAX_BYTES);
     convert->prefix = strdup(prefix);
     if (!convert->prefix)
+        return -ENOMEM;
+    if (use == TAR_CONVERT_TO_UNPACK && !(convert->put_off = default_acls_new()))
         return -ENOMEM;
     int r = tar_reader_open(fd, &convert->reader, why);
     if (r < 0)
@@ -47,27 +52,46 @@ void tar_convert_close(struct tar_convert *convert)
     if (!convert)
         return;
     tar_reader_close(convert->reader);
+    default_acls_free(convert->put_off);
     buf_done(&convert->header);
     free(convert->prefix);
     free(convert);
+}
+
+static int write_header(struct tar_convert *convert, const struct tar_entry *entry,
+                        struct fail *why)
+{
+    buf_clear(&convert->header);
+    int r = tar_header_write(&convert->header, convert->prefix, entry);
+    if (r < 0)
+        return fail_errno(why, -r, "%s", entry->name);
+    convert->bytes = convert->header.data;
+    convert->bytes_left = convert->header.len;
+    return 0;
+}
+
+/* What was put off, and then the closing blocks. */
+static int next_directory(struct tar_convert *convert, struct fail *why)
+{
+    struct tar_entry entry cleanup_tar_entry = {0};
+    if (convert->put_off && default_acls_next(convert->put_off, &entry))
+        return write_header(convert, &entry, why);
+    convert->zeros_left = TAR_END_BYTES;
+    convert->at_end = true;
+    return 0;
 }
 
 static int next_member(struct tar_convert *convert, struct fail *why)
 {
     struct tar_entry entry cleanup_tar_entry = {0};
     int r = tar_reader_next(convert->reader, &entry, why);
-    if (r == 0) {
-        convert->zeros_left = TAR_END_BYTES;
-        convert->at_end = true;
-    }
     if (r <= 0)
-        return r;
-    buf_clear(&convert->header);
-    r = tar_header_write(&convert->header, convert->prefix, &entry);
+        return r < 0 ? r : next_directory(convert, why);
+    r = convert->put_off ? default_acls_put_off(convert->put_off, &entry) : 0;
+    if (r == 0)
+        r = write_header(convert, &entry, why);
     if (r < 0)
-        return fail_errno(why, -r, "%s", entry.name);
-    convert->bytes = convert->header.data;
-    convert->bytes_left = convert->header.len;
+        return r;
     convert->position = 0;
     convert->size_bytes = entry.size_bytes;
     convert->in_member = true;

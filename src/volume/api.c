@@ -105,7 +105,7 @@ int api_write(struct helpers *helpers, const char *volume, int fd,
 {
     *ret_begun = false;
     struct tar_convert *convert cleanup_tar_convert = NULL;
-    int r = tar_convert_open(fd, HELPER_PREFIX, &convert, why);
+    int r = tar_convert_open(fd, HELPER_PREFIX, TAR_CONVERT_TO_UNPACK, &convert, why);
     if (r < 0)
         return r;
     struct helper *helper cleanup_helper = NULL;

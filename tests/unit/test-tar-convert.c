@@ -5,11 +5,12 @@
 #include "tar/scan.h"
 
 /* Converts into out, asking for at most `piece` bytes at a time (0: random). */
-static int convert_fd(int fd, const char *prefix, size_t piece, struct buf *out, struct fail *why)
+static int convert_fd(int fd, const char *prefix, enum tar_convert_use use, size_t piece,
+                      struct buf *out, struct fail *why)
 {
     struct tar_convert *convert cleanup_tar_convert = NULL;
     buf_init(out, BYTES_MAX);
-    int r = tar_convert_open(fd, prefix, &convert, why);
+    int r = tar_convert_open(fd, prefix, use, &convert, why);
     if (r < 0)
         return r;
     for (;;) {
@@ -29,7 +30,7 @@ static void convert_path(const char *path, const char *prefix, struct buf *out)
 {
     struct fail why = FAIL_INIT;
     int fd cleanup_close = open(path, O_RDONLY | O_CLOEXEC);
-    int r = convert_fd(fd, prefix, 65536, out, &why);
+    int r = convert_fd(fd, prefix, TAR_CONVERT_TO_UNPACK, 65536, out, &why);
     if (r < 0)
         fail_msg("%s: %s", path, why.text);
 }
@@ -145,7 +146,7 @@ static void test_pieces_of_any_length(unused_arg void **state)
     for (size_t i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
         struct buf got cleanup_buf;
         int fd cleanup_close = open("t.tar", O_RDONLY | O_CLOEXEC);
-        assert_int_equal(convert_fd(fd, "p/", pieces[i], &got, NULL), 0);
+        assert_int_equal(convert_fd(fd, "p/", TAR_CONVERT_TO_UNPACK, pieces[i], &got, NULL), 0);
         assert_int_equal(got.len, wanted.len);
         assert_memory_equal(got.data, wanted.data, got.len);
     }
@@ -178,7 +179,7 @@ static void test_prefix(unused_arg void **state)
     add_simple(&archive, "l", S_IFLNK | 0777, "a");
     add_end(&archive);
     int fd cleanup_close = open_bytes(archive.data, archive.len);
-    assert_int_equal(convert_fd(fd, "vol/", 100, &converted, NULL), 0);
+    assert_int_equal(convert_fd(fd, "vol/", TAR_CONVERT_TO_UNPACK, 100, &converted, NULL), 0);
     assert_string_equal(converted.data, "vol/");
     assert_int_equal(list_bytes(converted.data, converted.len, &listing, NULL), 0);
     static const char *const lines[] = {"766f6c 40750 ",       "766f6c2f61 100644 ",
@@ -206,6 +207,72 @@ static void test_attributes(unused_arg void **state)
           "assert h['SCHILY.acl.access'].startswith('user::rw-,user:1:r--'), h\"");
 }
 
+/* Each stands behind the one before. */
+static void assert_in_order(struct buf *listing, const char *const *lines, size_t count)
+{
+    const char *at = buf_string(listing);
+    for (size_t i = 0; i < count; i++) {
+        const char *found = strstr(at, lines[i]);
+        if (!found)
+            fail_msg("no %s, or not there, in\n%s", lines[i], buf_string(listing));
+        at = found + 1;
+    }
+}
+
+/* A directory's default ACL is set last, unless it is no directory by then. */
+static void test_default_acls(unused_arg void **state)
+{
+#define DEFAULT "'SCHILY.acl.default': 'user::rwx,user:1:rwx,group::r-x,mask::rwx,other::---'"
+    shell("python3 -c \"import tarfile\n"
+          "t = tarfile.open('x.tar', 'w', format=tarfile.PAX_FORMAT)\n"
+          "def add(name, type, **headers):\n"
+          "  m = tarfile.TarInfo(name); m.type = type; m.pax_headers = headers; t.addfile(m)\n"
+          "add('./', b'5', **{" DEFAULT "})\n"
+          "add('b', b'5', **{" DEFAULT ", 'SCHILY.xattr.user.a': 'v'})\n"
+          "add('b/f', b'0')\n"
+          "add('c', b'5', **{" DEFAULT "})\n"
+          "add('d', b'5')\n"
+          "add('c', b'0')\n"
+          "t.close()\"");
+    struct buf converted cleanup_buf;
+    struct buf listing cleanup_buf;
+    convert_path("x.tar", "v/", &converted);
+    buf_init(&listing, LISTING_MAX);
+    assert_int_equal(list_bytes(converted.data, converted.len, &listing, NULL), 0);
+    /* names in hexadecimal; an ACL begins with its version and the owner's entry */
+#define NONE "system.posix_acl_default=02000000\n"
+#define SOME "system.posix_acl_default=0200000001000700"
+    static const char *const lines[] = {
+        "76 40644 ",
+        NONE,
+        "762f62 40644 ",
+        "=02000000 user.a=76\n",
+        "762f622f66 100644",
+        "762f63 40644 ",
+        NONE,
+        "762f64 40644 ",
+        "762f63 100644 ",
+        "\n76 40644 ",
+        SOME,
+        "\n762f62 40644 ",
+        SOME,
+    };
+    assert_in_order(&listing, lines, sizeof(lines) / sizeof(lines[0]));
+    size_t count = 0;
+    for (const char *at = buf_string(&listing); (at = strchr(at, '\n')); at++)
+        count++;
+    assert_int_equal(count, 8);
+    int fd cleanup_close = open("x.tar", O_RDONLY | O_CLOEXEC);
+    struct buf to_keep cleanup_buf;
+    assert_int_equal(convert_fd(fd, "v/", TAR_CONVERT_TO_KEEP, 0, &to_keep, NULL), 0);
+    buf_clear(&listing);
+    assert_int_equal(list_bytes(to_keep.data, to_keep.len, &listing, NULL), 0);
+    static const char *const kept[] = {"76 40644 ",       SOME, "\n762f62 40644 ", SOME,
+                                       "\n762f63 40644 ", SOME, "762f63 100644 "};
+    assert_in_order(&listing, kept, sizeof(kept) / sizeof(kept[0]));
+    assert_null(strstr(buf_string(&listing), NONE));
+}
+
 /* Large files with holes: the zeros are made as they are asked for. */
 static void test_large_hole(unused_arg void **state)
 {
@@ -213,7 +280,7 @@ static void test_large_hole(unused_arg void **state)
           "rm huge");
     int fd cleanup_close = open("huge.tar", O_RDONLY | O_CLOEXEC);
     struct tar_convert *convert cleanup_tar_convert = NULL;
-    assert_int_equal(tar_convert_open(fd, "", &convert, NULL), 0);
+    assert_int_equal(tar_convert_open(fd, "", TAR_CONVERT_TO_UNPACK, &convert, NULL), 0);
     static char bytes[1 << 20];
     uint64_t total = 0;
     ssize_t n;
@@ -235,7 +302,7 @@ static void test_damage(unused_arg void **state)
         struct buf out cleanup_buf;
         struct fail why = FAIL_INIT;
         int fd cleanup_close = open_bytes(archive.data, len);
-        assert_int_equal(convert_fd(fd, "", 4096, &out, &why), -EILSEQ);
+        assert_int_equal(convert_fd(fd, "", TAR_CONVERT_TO_UNPACK, 4096, &out, &why), -EILSEQ);
         assert_true(why.text[0] != '\0');
     }
     archive.data[156] = 'M';
@@ -243,7 +310,7 @@ static void test_damage(unused_arg void **state)
     struct buf out cleanup_buf;
     struct fail why = FAIL_INIT;
     int fd cleanup_close = open_bytes(archive.data, archive.len);
-    assert_int_equal(convert_fd(fd, "", 4096, &out, &why), -EINVAL);
+    assert_int_equal(convert_fd(fd, "", TAR_CONVERT_TO_UNPACK, 4096, &out, &why), -EINVAL);
     assert_non_null(strstr(why.text, "a: "));
 }
 
@@ -252,7 +319,7 @@ static void test_no_members(unused_arg void **state)
     static const char zeros[10240];
     struct buf out cleanup_buf;
     int fd cleanup_close = open_bytes(zeros, sizeof(zeros));
-    assert_int_equal(convert_fd(fd, "", 4096, &out, NULL), 0);
+    assert_int_equal(convert_fd(fd, "", TAR_CONVERT_TO_UNPACK, 4096, &out, NULL), 0);
     assert_int_equal(out.len, TAR_END_BYTES);
 }
 
@@ -261,8 +328,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unpacks_the_same), cmocka_unit_test(test_pieces_of_any_length),
         cmocka_unit_test(test_idempotent),       cmocka_unit_test(test_prefix),
-        cmocka_unit_test(test_attributes),       cmocka_unit_test(test_large_hole),
-        cmocka_unit_test(test_damage),           cmocka_unit_test(test_no_members),
+        cmocka_unit_test(test_attributes),       cmocka_unit_test(test_default_acls),
+        cmocka_unit_test(test_large_hole),       cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_no_members),
     };
     return cmocka_run_group_tests(tests, make_tree, leave_test_dir);
 }

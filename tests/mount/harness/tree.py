@@ -264,6 +264,11 @@ def faithful(top, trusted=True):
     subprocess.run(["setfacl", "-m", "u:1234:rwx,d:u:77:r-x,d:g::rw,d:m::rwx",
                     top + b"/acls/default"], check=True)
     write(top + b"/acls/default/inherits", b"acl")
+    write(top + b"/acls/default/has none", b"acl")
+    os.mkdir(top + b"/acls/default/below")
+    write(top + b"/acls/default/below/has none", b"acl")
+    subprocess.run(["setfacl", "-R", "-b", top + b"/acls/default/has none",
+                    top + b"/acls/default/below"], check=True)
 
     write(top + b"/attributes/file", b"x" * 1000)
     os.mkdir(top + b"/attributes/directory")
