@@ -168,6 +168,21 @@ static int make_pending(struct inbox_file *file)
     return 0;
 }
 
+/* Without the lock: what an attempt under way refuses is for the log. */
+static void tell_if_busy(struct inbox_file *file, ssize_t r)
+{
+    struct inbox *inbox = file->inbox;
+    cleanup_free char *name = NULL;
+    if (r != -EBUSY)
+        return;
+    {
+        scoped_lock(&inbox->lock);
+        name = strdup(file->name);
+    }
+    tree_tell_refused(inbox->tree, inbox->volume, inbox->purpose->place, name,
+                      "what was written before is being worked on: wait for its close to return");
+}
+
 static int inbox_file_getattr(struct node *node, const struct request *request,
                               struct stat *ret_stat, double *ret_seconds)
 {
@@ -185,15 +200,18 @@ int inbox_file_open(struct node *node, const struct request *request, int flags,
     (void)request;
     struct inbox_file *file = (struct inbox_file *)node;
     struct handle *handle = (flags & O_ACCMODE) == O_RDONLY ? &reader_handle : &writer_handle;
-    scoped_lock(&file->lock);
     int r = 0;
-    if (flags & O_TRUNC)
-        r = file->trying ? -EBUSY : start_over(file);
-    if (r < 0)
-        return r;
-    file->writers += handle->writer;
-    *ret_opened = (struct opened){.handle = handle, .caching = OPEN_DIRECT};
-    return 0;
+    {
+        scoped_lock(&file->lock);
+        if (flags & O_TRUNC)
+            r = file->trying ? -EBUSY : start_over(file);
+        if (r == 0)
+            file->writers += handle->writer;
+    }
+    tell_if_busy(file, r);
+    if (r == 0)
+        *ret_opened = (struct opened){.handle = handle, .caching = OPEN_DIRECT};
+    return r;
 }
 
 static ssize_t inbox_file_read(struct node *node, struct handle *handle,
@@ -214,11 +232,8 @@ static ssize_t inbox_file_read(struct node *node, struct handle *handle,
     return (ssize_t)len;
 }
 
-static ssize_t inbox_file_write(struct node *node, struct handle *handle, const void *data,
-                                size_t len, uint64_t offset)
+static ssize_t write_data(struct inbox_file *file, const void *data, size_t len, uint64_t offset)
 {
-    (void)handle;
-    struct inbox_file *file = (struct inbox_file *)node;
     scoped_lock(&file->lock);
     if (file->trying)
         return -EBUSY;
@@ -237,9 +252,18 @@ static ssize_t inbox_file_write(struct node *node, struct handle *handle, const 
     return (ssize_t)len;
 }
 
-static int inbox_file_truncate(struct node *node, uint64_t size)
+static ssize_t inbox_file_write(struct node *node, struct handle *handle, const void *data,
+                                size_t len, uint64_t offset)
 {
+    (void)handle;
     struct inbox_file *file = (struct inbox_file *)node;
+    ssize_t r = write_data(file, data, len, offset);
+    tell_if_busy(file, r);
+    return r;
+}
+
+static int truncate_data(struct inbox_file *file, uint64_t size)
+{
     scoped_lock(&file->lock);
     /* To the size it has already: rsync --inplace, and harmless to a receipt. */
     if (size == (file->receipt ? strlen(file->receipt) : file->bytes))
@@ -252,6 +276,14 @@ static int inbox_file_truncate(struct node *node, uint64_t size)
     file->bytes = size;
     file->changed = true;
     return 0;
+}
+
+static int inbox_file_truncate(struct node *node, uint64_t size)
+{
+    struct inbox_file *file = (struct inbox_file *)node;
+    int r = truncate_data(file, size);
+    tell_if_busy(file, r);
+    return r;
 }
 
 static int inbox_file_set_times(struct node *node, const struct timespec *mtime, bool is_now)

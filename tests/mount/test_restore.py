@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from harness import tree
 from harness.command import run
+from harness.proxy import Stall
 from harness.wait import wait_for
 
 COMPRESSIONS = {
@@ -465,6 +466,25 @@ def test_one_volume_many_times_at_once(mount, engine, volume, scratch):
     assert all(one.returncode == 0 or "busy" in one.stderr for one in done)
     values = {path.read_bytes() for path in engine.mountpoint(name).iterdir()}
     assert len(values) == 1, "two restores ran into each other"
+
+
+def test_written_to_while_it_is_restored(mount, proxy, engine, volume, source, archive):
+    """What is being worked on is not changed, and the log tells why."""
+    name = volume()
+    made = mount(proxy)
+    target = made.restore(name, "x.tar")
+    stall = proxy.on("PUT */archive", Stall())
+    with ThreadPoolExecutor(1) as pool:
+        copy = pool.submit(run, "cp", archive, target)
+        assert stall.reached.wait(30)
+        for attempt in (lambda: open(target, "wb"), lambda: os.truncate(target, 1)):
+            with pytest.raises(OSError) as refused:
+                attempt()
+            assert refused.value.errno == errno.EBUSY
+        stall.release()
+        copy.result()
+    assert made.log().count(f"{name}/restore/x.tar: refused: ") == 2
+    tree.assert_same(source, engine.mountpoint(name))
 
 
 def test_from_one_volume_into_another_inside_the_mount(mount, engine, volume):
