@@ -353,11 +353,15 @@ int agents_contents(struct agents *agents, const char *volume, struct cancel *ca
     return r < 0 ? fail_errno(why, -r, "volume %s", volume) : 0;
 }
 
-char *agents_helper(struct agents *agents, const char *volume)
+char *agents_helper(struct agents *agents, const char *volume, enum agents_how *ret_how)
 {
     scoped_lock(&agents->lock);
     struct agent_volume *found = find(agents, volume);
-    return found && found->helper ? strdup(helper_container(found->helper)) : NULL;
+    if (!found || !found->helper)
+        return NULL;
+    bool is_socket = found->link && agent_link_is_socket(found->link);
+    *ret_how = found->here ? AGENTS_DIRECTORY : is_socket ? AGENTS_FILES : AGENTS_BYTES;
+    return strdup(helper_container(found->helper));
 }
 
 /* ---- life ------------------------------------------------------------------------------- */

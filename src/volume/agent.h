@@ -44,9 +44,16 @@ void agents_reconsider(struct agents *agents);
 must_check int agents_contents(struct agents *agents, const char *volume, struct cancel *cancel,
                                struct contents **ret_contents, struct fail *why);
 
+/* How an agent lets a volume be read. */
+enum agents_how {
+    AGENTS_DIRECTORY, /* its directory was handed over: this process reads it itself */
+    AGENTS_FILES,     /* it is asked, and hands opened files over */
+    AGENTS_BYTES,     /* it is asked, and sends their bytes */
+};
+
 /* The id of the container that holds the volume at the moment, malloc'ed; NULL:
  * none does.  Never blocks. */
-char *agents_helper(struct agents *agents, const char *volume);
+char *agents_helper(struct agents *agents, const char *volume, enum agents_how *ret_how);
 
 /* ---- within the way (agent_contents.c) ---------------------------------------------- */
 

@@ -773,7 +773,6 @@ static const struct contents_ops agent_ops = {
     .hold = agent_hold,
     .let_go = agent_let_go,
     .free = agent_free,
-    .way = "agent",
 };
 
 int agent_contents_new(struct agent_volume *volume, struct contents **ret_contents)

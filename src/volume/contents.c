@@ -13,11 +13,6 @@ void contents_unref(struct contents *contents)
         contents->ops->free(contents);
 }
 
-const char *contents_way(const struct contents *contents)
-{
-    return contents->ops->way;
-}
-
 void contents_hold(struct contents *contents)
 {
     if (contents->ops->hold)

@@ -54,7 +54,6 @@ struct contents_ops {
     void (*hold)(struct contents *contents);
     void (*let_go)(struct contents *contents);
     void (*free)(struct contents *contents);
-    const char *way; /* "local", "agent" */
 };
 
 /* The heads that the ways embed. */
@@ -74,9 +73,6 @@ struct contents *contents_ref(struct contents *contents);
 void contents_unref(struct contents *contents);
 DEFINE_CLEANUP(cleanup_contents_impl, struct contents, contents_unref)
 #define cleanup_contents cleanup(cleanup_contents_impl)
-
-/* "local" or "agent". */
-const char *contents_way(const struct contents *contents);
 
 /*
  * From hold to let_go the volume stays mounted where it is read: its files keep their

@@ -287,7 +287,6 @@ static const struct contents_ops local_ops = {
     .open_many = local_open_many,
     .sync = local_sync,
     .free = local_free,
-    .way = "local",
 };
 
 /* Takes both. */

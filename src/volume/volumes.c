@@ -257,12 +257,18 @@ static struct local *get_local_for(struct volumes *volumes, const cJSON *object,
 /* What holds the volume at the moment, so that the engine will not remove it. */
 static int add_helper(struct volumes *volumes, cJSON *ours, const char *name)
 {
-    cleanup_free char *id = agents_helper(volumes->agents, name);
+    static const char *const how_text[] = {
+        [AGENTS_DIRECTORY] = "handed over the volume's directory",
+        [AGENTS_FILES] = "reads the volume, and hands its files over",
+        [AGENTS_BYTES] = "reads the volume, and sends the bytes",
+    };
+    enum agents_how how;
+    cleanup_free char *id = agents_helper(volumes->agents, name, &how);
     char text[128];
     if (!id)
         return 0;
-    (void)snprintf(text, sizeof(text),
-                   "container %.12s reads the volume, and goes seconds after it", id);
+    (void)snprintf(text, sizeof(text), "container %.12s %s; it goes seconds after it was needed",
+                   id, how_text[how]);
     return cJSON_AddStringToObject(ours, "helper", text) ? 0 : -ENOMEM;
 }
 

@@ -129,13 +129,16 @@ def test_gone_with_the_mount(mount, engine, filled):
     assert engine.helpers() == []
 
 
-def test_volume_json_tells_of_it(mount, engine, filled):
+def test_volume_json_tells_of_it(mount, engine, filled, way, in_place):
     """Who wonders why the volume is in use finds it there, and docker ps tells the volume."""
     made = mount()
     assert "helper" not in made.told(filled)
     look(made, filled)
     helper = engine.helper()
-    assert helper["Id"][:12] in made.told(filled)["helper"]
+    told = made.told(filled)["helper"]
+    assert helper["Id"][:12] in told
+    assert ("handed over the volume's directory" if in_place else
+            "sends the bytes" if way == "agent-stream" else "hands its files over") in told
     assert filled in helper["Config"]["Labels"].values()
     wait_for(lambda: not engine.helpers(), "it is gone", SOON)
     wait_for(lambda: "helper" not in made.told(filled), "that is told")
