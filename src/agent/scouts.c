@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_THREADS 3 /* beside the walk's own */
@@ -16,8 +17,9 @@ struct place {
     struct place *next;
     enum { WAITING, UNDER_WAY, READY } state;
     unsigned depth;
-    int result; /* where it is READY, as records */
+    int result; /* where it is READY, as the next two */
     struct buf records;
+    struct scouts_told told;
     char path[];
 };
 
@@ -30,6 +32,7 @@ struct scouts {
     pthread_cond_t listed; /* for the walk */
     struct place *first;   /* as the walk will come to them */
     unsigned waiting;
+    unsigned ready;
     size_t ready_bytes;
     atomic_bool stopping;
     bool begun; /* the walk's own, like the next two */
@@ -92,6 +95,57 @@ static int list_all(const struct scouts *scouts, const char *path, struct buf *r
     return r;
 }
 
+/* ---- places --------------------------------------------------------------------- */
+
+static struct place *new_place(const struct scouts *scouts, const char *directory, const char *name,
+                               unsigned depth)
+{
+    size_t bytes = strlen(directory) + 1 + strlen(name) + 1;
+    struct place *place = calloc(1, sizeof(*place) + bytes);
+    if (!place)
+        return NULL;
+    place->depth = depth;
+    (void)snprintf(place->path, bytes, "%s%s%s", directory, directory[0] ? "/" : "", name);
+    buf_init(&place->records, scouts->max_bytes);
+    return place;
+}
+
+/* The next directories among the records, in order. */
+static int make_places(const struct scouts *scouts, const char *path, unsigned depth,
+                       const struct buf *records, struct scouts_told *told,
+                       struct place **ret_first)
+{
+    struct file file;
+    struct place **last = ret_first;
+    int r = 1;
+    while (r > 0 && told->position < records->len && told->count < SCOUTS_MAX_TOLD) {
+        r = file_read(records->data, records->len, &told->position, &file);
+        if (r <= 0 || !S_ISDIR(file.stat.mode))
+            continue;
+        told->count++;
+        *last = new_place(scouts, path, file.name, depth);
+        if (*last)
+            last = &(*last)->next;
+    }
+    return r < 0 ? r : 0;
+}
+
+/* With the lock. */
+static void insert_places(struct scouts *scouts, struct place **at, struct place *first)
+{
+    struct place *next = *at;
+    for (*at = first; *at; at = &(*at)->next)
+        scouts->waiting++;
+    *at = next;
+}
+
+/* With the lock. */
+static void wake_if_worth_it(struct scouts *scouts)
+{
+    if (scouts->waiting >= WAITING_TO_WAKE && scouts->ready <= SCOUTS_MAX_READY / 2)
+        (void)pthread_cond_broadcast(&scouts->work);
+}
+
 /* ---- the threads ---------------------------------------------------------------- */
 
 static struct place *next_waiting(struct place *place)
@@ -105,24 +159,34 @@ static struct place *next_waiting(struct place *place)
  * would come and wait for it.  What is far away gets no more than half of the room. */
 static struct place *find_work(const struct scouts *scouts)
 {
+    if (scouts->ready >= SCOUTS_MAX_READY)
+        return NULL;
     struct place *first = next_waiting(scouts->first);
     struct place *place = first ? next_waiting(first->next) : NULL;
     if (!place)
         return NULL;
-    bool is_near = place->depth == scouts->first->depth;
+    bool is_near = place->depth >= scouts->first->depth;
     return scouts->ready_bytes <= SCOUTS_MAX_READY_BYTES / (is_near ? 1 : 2) ? place : NULL;
 }
 
+/* The directories within come right behind it: the walk will, too. */
 static void list_place(struct scouts *scouts, struct place *place)
 {
+    struct place *within = NULL;
     place->state = UNDER_WAY; /* nobody takes it out now */
     scouts->waiting--;
     (void)pthread_mutex_unlock(&scouts->lock);
     place->result = list_all(scouts, place->path, &place->records);
+    if (place->result == 0)
+        place->result = make_places(scouts, place->path, place->depth + 1, &place->records,
+                                    &place->told, &within);
     (void)pthread_mutex_lock(&scouts->lock);
     place->state = READY;
+    scouts->ready++;
     scouts->ready_bytes += place->records.len;
+    insert_places(scouts, &place->next, within);
     (void)pthread_cond_signal(&scouts->listed);
+    wake_if_worth_it(scouts);
 }
 
 static void *scout(void *data)
@@ -158,46 +222,53 @@ static void start_threads(struct scouts *scouts)
 
 /* ---- the walk ------------------------------------------------------------------- */
 
-static void wake_if_worth_it(struct scouts *scouts)
+int scouts_tell(struct scouts *scouts, const char *path, unsigned depth, const struct buf *records,
+                struct scouts_told *told)
 {
-    if (scouts->waiting >= WAITING_TO_WAKE)
-        (void)pthread_cond_broadcast(&scouts->work);
-}
-
-void scouts_expect(struct scouts *scouts, const char *path, unsigned depth)
-{
+    struct place *first = NULL;
     start_threads(scouts);
-    size_t path_bytes = strlen(path) + 1;
-    struct place *place = scouts->thread_count > 0 ? calloc(1, sizeof(*place) + path_bytes) : NULL;
-    if (!place)
-        return;
-    place->depth = depth;
-    memcpy(place->path, path, path_bytes);
-    buf_init(&place->records, scouts->max_bytes);
+    if (scouts->thread_count == 0)
+        return 0;
+    int r = make_places(scouts, path, depth, records, told, &first);
+    if (!first)
+        return r;
     (void)pthread_mutex_lock(&scouts->lock);
     struct place **at = &scouts->first;
     while (*at && (*at)->depth >= depth)
         at = &(*at)->next;
-    place->next = *at;
-    *at = place;
-    scouts->waiting++;
+    insert_places(scouts, at, first);
     wake_if_worth_it(scouts);
     (void)pthread_mutex_unlock(&scouts->lock);
+    return r;
 }
 
-/* Takes it out, listed, or not yet begun; NULL: it was not expected. */
-static struct place *take_place(struct scouts *scouts, const char *path)
+/* Where it is pointed to from; there is NULL if nobody told of it. */
+static struct place **find_place(struct scouts *scouts, const char *path)
 {
-    (void)pthread_mutex_lock(&scouts->lock);
     struct place **at = &scouts->first;
     while (*at && strcmp((*at)->path, path) != 0)
         at = &(*at)->next;
+    return at;
+}
+
+/* Takes it out, listed, or not yet begun; NULL: nobody told of it.  Instead of waiting for one
+ * under way the walk does what the scouts would do next. */
+static struct place *take_place(struct scouts *scouts, const char *path)
+{
+    struct place **at;
+    (void)pthread_mutex_lock(&scouts->lock);
+    while (*(at = find_place(scouts, path)) && (*at)->state == UNDER_WAY) {
+        struct place *next = find_work(scouts);
+        if (next)
+            list_place(scouts, next);
+        else
+            (void)pthread_cond_wait(&scouts->listed, &scouts->lock);
+    }
     struct place *place = *at;
-    while (place && place->state == UNDER_WAY)
-        (void)pthread_cond_wait(&scouts->listed, &scouts->lock);
     if (place) {
         *at = place->next;
         scouts->waiting -= place->state == WAITING;
+        scouts->ready -= place->state == READY;
         scouts->ready_bytes -= place->records.len; /* 0 of one that is WAITING */
         wake_if_worth_it(scouts);
     }
@@ -205,13 +276,16 @@ static struct place *take_place(struct scouts *scouts, const char *path)
     return place;
 }
 
-int scouts_list(struct scouts *scouts, const char *path, struct buf *records)
+int scouts_list(struct scouts *scouts, const char *path, struct buf *records,
+                struct scouts_told *ret_told)
 {
     struct place *place = take_place(scouts, path);
     bool is_listed = place && place->state == READY && place->result == 0;
+    *ret_told = (struct scouts_told){0};
     if (is_listed) {
         buf_done(records);
         *records = place->records;
+        *ret_told = place->told;
         free(place);
         return 0;
     }

@@ -10,8 +10,11 @@
 
 #include "agent/inspect.h"
 
-/* Bytes of records that are ready, beyond which no other directory is begun. */
+/* Bytes of records, and directories, that are ready, beyond which no other is begun. */
 #define SCOUTS_MAX_READY_BYTES ((size_t)8 << 20)
+#define SCOUTS_MAX_READY 1024
+/* Of one directory's own, so many are known ahead. */
+#define SCOUTS_MAX_TOLD 16
 
 struct scouts;
 
@@ -23,18 +26,28 @@ void scouts_free(struct scouts *scouts);
 DEFINE_CLEANUP(cleanup_scouts_impl, struct scouts, scouts_free)
 #define cleanup_scouts cleanup(cleanup_scouts_impl)
 
+/* Which of a directory's own directories the scouts know of. */
+struct scouts_told {
+    size_t position; /* in its records: those before it */
+    unsigned count;  /* of them, how many the walk has not come to */
+};
+
 /*
- * Says that the directory at path will be entered.  Deeper ones come first, those of
- * the same depth in the order they are told.  No more than a hint: nothing happens
- * where there is no memory or no second processor.  Does not block.
+ * Says that the walk, which is in the directory at path, will enter the directories among
+ * its records that it was not told of, as long as there is room in told->count.  They are
+ * of that depth; deeper ones come first.  No more than a hint: nothing happens where there
+ * is no memory or no second processor.  Does not block.  Errors of file_read: the records
+ * are not sound.
  */
-void scouts_expect(struct scouts *scouts, const char *path, unsigned depth);
+must_check int scouts_tell(struct scouts *scouts, const char *path, unsigned depth,
+                           const struct buf *records, struct scouts_told *told);
 
 /*
  * All records of the directory at path, as listing_open and listing_next give them:
- * 0 or their error.  Of one that was not expected they are read now.  Blocks on the
- * disk.
+ * 0 or their error.  Of one that nobody told of they are read now.  *ret_told: its own
+ * directories that are known already.  Blocks on the disk.
  */
-must_check int scouts_list(struct scouts *scouts, const char *path, struct buf *records);
+must_check int scouts_list(struct scouts *scouts, const char *path, struct buf *records,
+                           struct scouts_told *ret_told);
 
 #endif

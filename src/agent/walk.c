@@ -8,16 +8,13 @@
 /* The records of one directory in memory. */
 #define LEVEL_MAX_BYTES ((size_t)1 << 30)
 #define PATH_MAX_BYTES ((size_t)1 << 20)
-/* Directories within one that the scouts are told of before the walk comes there. */
-#define MAX_TOLD 16
 
 /* A directory that the walk is in. */
 struct level {
     struct buf records;
-    size_t next;         /* position in records */
-    size_t told;         /* up to there the scouts know of its directories, */
-    unsigned told_count; /* so many of which the walk has not come to */
-    size_t path_bytes;   /* of the directory's own path, within walk->path */
+    size_t next; /* position in records */
+    struct scouts_told told;
+    size_t path_bytes; /* of the directory's own path, within walk->path */
     unsigned depth;
     struct level *parent;
 };
@@ -84,20 +81,13 @@ static int set_path(struct walk *walk, const struct level *level, const char *na
 /* Tells the scouts of the next directories within the one that was entered last. */
 static int tell_scouts(struct walk *walk, struct level *level)
 {
-    int r = 1;
-    if (level->told < level->next)
-        level->told = level->next;
-    while (r >= 0 && level->told < level->records.len && level->told_count < MAX_TOLD) {
-        struct file file;
-        r = file_read(level->records.data, level->records.len, &level->told, &file);
-        if (r <= 0 || !S_ISDIR(file.stat.mode))
-            continue;
-        r = set_path(walk, level, file.name);
-        if (r == 0)
-            scouts_expect(walk->scouts, buf_string(&walk->path), level->depth + 1);
-        level->told_count++;
-    }
-    return r < 0 ? r : 0;
+    if (level->told.position < level->next)
+        level->told.position = level->next;
+    if (level->told.position == level->records.len || level->told.count == SCOUTS_MAX_TOLD)
+        return 0;
+    cut_path(walk, level->path_bytes);
+    return scouts_tell(walk->scouts, buf_string(&walk->path), level->depth + 1, &level->records,
+                       &level->told);
 }
 
 /* Goes into the directory that walk->path names.  One that is gone, or is none
@@ -112,7 +102,7 @@ static int enter(struct walk *walk)
     level->parent = walk->level;
     level->depth = walk->level ? walk->level->depth + 1 : 0;
     walk->level = level;
-    int r = scouts_list(walk->scouts, buf_string(&walk->path), &level->records);
+    int r = scouts_list(walk->scouts, buf_string(&walk->path), &level->records, &level->told);
     bool is_gone = r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
     if (is_gone && level->parent) { /* an archive must not silently be empty, though */
         leave(walk);
@@ -145,8 +135,8 @@ static int next_of_level(struct walk *walk, struct level *level, struct file *re
         return r;
     ret_file->name = buf_string(&walk->path);
     walk->is_at_directory = S_ISDIR(ret_file->stat.mode);
-    if (walk->is_at_directory && level->told_count > 0)
-        level->told_count--;
+    if (walk->is_at_directory && level->told.count > 0)
+        level->told.count--;
     return 1;
 }
 

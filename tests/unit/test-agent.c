@@ -262,7 +262,9 @@ static void a_walk_of_many_directories(void **state)
 {
     (void)state;
     run("seq -f '%.0f/a' 300 | xargs mkdir -p; seq -f '7/%.0f/b/c' 200 | xargs mkdir -p;"
-        "seq -f '9/x/%.0f' 500 | xargs mkdir -p; find . -type d -printf '%p/f\\0' | xargs -0 touch;"
+        "seq -f '9/x/%.0f' 500 | xargs mkdir -p; for i in $(seq 40); do "
+        "seq -f \"8/$i/%.0f/l/m\" 40 | xargs mkdir -p; done; find . -type d -printf '%p/f\\0' | "
+        "xargs -0 touch;"
         "{ echo; find . -mindepth 1 -printf '%P\\n' | tr / '\\001' | LC_ALL=C sort | tr '\\001' /;"
         "} >$PWD.wanted");
     char path[sizeof(top) + 8];
