@@ -374,16 +374,36 @@ void listing_close(struct listing *listing)
     free(listing);
 }
 
+/* Nothing of what is gone. */
+static int inspect_number(const struct listing *listing, size_t number, unsigned flags,
+                          struct buf *out)
+{
+    const char *name = listing->sorted[number];
+    int r = inspect_at(listing->fd, name, name, flags, out);
+    return r == -ENOENT ? 0 : r;
+}
+
 int listing_next(struct listing *listing, unsigned flags, size_t max_bytes, struct buf *out)
 {
     size_t begun = out->len;
-    while (listing->next < listing->count && out->len - begun < max_bytes) {
-        const char *name = listing->sorted[listing->next++];
-        int r = inspect_at(listing->fd, name, name, flags, out);
-        if (r < 0 && r != -ENOENT)
-            return r;
-    }
-    return out->len > begun;
+    int r = 0;
+    while (r == 0 && listing->next < listing->count && out->len - begun < max_bytes)
+        r = inspect_number(listing, listing->next++, flags, out);
+    return r < 0 ? r : out->len > begun;
+}
+
+size_t listing_count(const struct listing *listing)
+{
+    return listing->count;
+}
+
+int listing_piece(const struct listing *listing, size_t from, size_t count, unsigned flags,
+                  struct buf *out)
+{
+    int r = 0;
+    for (size_t i = from; r == 0 && i < listing->count && i - from < count; i++)
+        r = inspect_number(listing, i, flags, out);
+    return r;
 }
 
 int listing_fd(const struct listing *listing)

@@ -26,7 +26,7 @@ enum {
 must_check int inspect_file(int root, const char *path, const char *name, unsigned flags,
                             struct buf *out);
 
-/* A directory being listed.  Not locked: one thread at a time. */
+/* A directory being listed.  Not locked: one thread at a time, but for listing_piece. */
 struct listing;
 
 /*
@@ -45,6 +45,14 @@ DEFINE_CLEANUP(cleanup_listing_impl, struct listing, listing_close)
  */
 must_check int listing_next(struct listing *listing, unsigned flags, size_t max_bytes,
                             struct buf *out);
+
+/* How many names there are. */
+size_t listing_count(const struct listing *listing);
+
+/* Adds the records of up to `count` names from the one of that number on, counted from 0.
+ * Any thread, several at once.  0, or errors as listing_next. */
+must_check int listing_piece(const struct listing *listing, size_t from, size_t count,
+                             unsigned flags, struct buf *out);
 
 /* The directory that is listed. */
 int listing_fd(const struct listing *listing);

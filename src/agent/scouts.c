@@ -11,13 +11,26 @@
 /* To wake a thread costs as much as to list a small directory: it is done for several. */
 #define WAITING_TO_WAKE 4
 /* Of records that are read between looks at whether anybody wants them still. */
-#define PIECE_BYTES ((size_t)1 << 20)
+#define READ_BYTES ((size_t)1 << 20)
+/* A directory is parted that has more than twice as many names. */
+#define PIECE_NAMES 1024
+/* Parted ones at a time: each has a descriptor. */
+#define MAX_PARTED 16
 
+/* A directory that is listed in pieces. */
+struct parted {
+    struct listing *listing;
+    atomic_uint users; /* its pieces' places */
+};
+
+/* A directory, or a piece of one. */
 struct place {
     struct place *next;
     enum { WAITING, UNDER_WAY, READY } state;
     unsigned depth;
-    int result; /* where it is READY, as the next two */
+    unsigned piece;        /* its number, */
+    struct parted *parted; /* of this; NULL: the whole directory, or not looked at yet */
+    int result;            /* where it is READY, as the next two */
     struct buf records;
     struct scouts_told told;
     char path[];
@@ -35,6 +48,7 @@ struct scouts {
     unsigned ready;
     size_t ready_bytes;
     atomic_bool stopping;
+    atomic_uint parted_count;
     bool begun; /* the walk's own, like the next two */
     unsigned thread_count;
     pthread_t threads[MAX_THREADS];
@@ -54,10 +68,33 @@ struct scouts *scouts_new(int root, unsigned flags, size_t max_bytes)
     return scouts;
 }
 
-static void place_free(struct place *place)
+/* Gives up the piece. */
+static void leave_parted(struct scouts *scouts, struct place *place)
 {
+    struct parted *parted = take(place->parted);
+    if (!parted || atomic_fetch_sub(&parted->users, 1) > 1)
+        return;
+    listing_close(parted->listing);
+    free(parted);
+    atomic_fetch_sub(&scouts->parted_count, 1);
+}
+
+static void place_free(struct scouts *scouts, struct place *place)
+{
+    if (!place)
+        return;
+    leave_parted(scouts, place);
     buf_done(&place->records);
     free(place);
+}
+
+static void places_free(struct scouts *scouts, struct place *place)
+{
+    while (place) {
+        struct place *next = place->next;
+        place_free(scouts, place);
+        place = next;
+    }
 }
 
 void scouts_free(struct scouts *scouts)
@@ -70,42 +107,26 @@ void scouts_free(struct scouts *scouts)
     (void)pthread_mutex_unlock(&scouts->lock);
     for (unsigned i = 0; i < scouts->thread_count; i++)
         (void)pthread_join(scouts->threads[i], NULL);
-    while (scouts->first) {
-        struct place *next = scouts->first->next;
-        place_free(scouts->first);
-        scouts->first = next;
-    }
+    places_free(scouts, scouts->first);
     (void)pthread_cond_destroy(&scouts->listed);
     (void)pthread_cond_destroy(&scouts->work);
     (void)pthread_mutex_destroy(&scouts->lock);
     free(scouts);
 }
 
-static int list_all(const struct scouts *scouts, const char *path, struct buf *records)
-{
-    struct listing *listing cleanup_listing = NULL;
-    int r = listing_open(scouts->root, path, &listing);
-    if (r < 0)
-        return r;
-    do
-        r = atomic_load(&scouts->stopping)
-                ? -EINTR
-                : listing_next(listing, scouts->flags, PIECE_BYTES, records);
-    while (r > 0);
-    return r;
-}
-
 /* ---- places --------------------------------------------------------------------- */
 
+/* name: within the directory; NULL: the directory itself. */
 static struct place *new_place(const struct scouts *scouts, const char *directory, const char *name,
                                unsigned depth)
 {
-    size_t bytes = strlen(directory) + 1 + strlen(name) + 1;
+    size_t bytes = strlen(directory) + 1 + (name ? strlen(name) : 0) + 1;
     struct place *place = calloc(1, sizeof(*place) + bytes);
     if (!place)
         return NULL;
     place->depth = depth;
-    (void)snprintf(place->path, bytes, "%s%s%s", directory, directory[0] ? "/" : "", name);
+    (void)snprintf(place->path, bytes, "%s%s%s", directory, name && directory[0] ? "/" : "",
+                   name ? name : "");
     buf_init(&place->records, scouts->max_bytes);
     return place;
 }
@@ -128,6 +149,71 @@ static int make_places(const struct scouts *scouts, const char *path, unsigned d
             last = &(*last)->next;
     }
     return r < 0 ? r : 0;
+}
+
+/* The places of all pieces of the directory but the first; NULL: no memory. */
+static struct place *make_pieces(struct scouts *scouts, const struct place *first, size_t count,
+                                 struct parted *parted)
+{
+    struct place *pieces = NULL;
+    struct place **last = &pieces;
+    for (size_t i = 1; i < count; i++) {
+        *last = new_place(scouts, first->path, NULL, first->depth);
+        if (!*last) {
+            places_free(scouts, pieces);
+            return NULL;
+        }
+        (*last)->piece = (unsigned)i;
+        last = &(*last)->next;
+    }
+    for (struct place *piece = pieces; piece; piece = piece->next)
+        piece->parted = parted;
+    return pieces;
+}
+
+/* Parts the directory, whose first piece this becomes; *ret_others: the others.  False: it is
+ * not large, or there is no room. */
+static bool part(struct scouts *scouts, struct place *place, struct listing **listing,
+                 struct place **ret_others)
+{
+    size_t count = (listing_count(*listing) + PIECE_NAMES - 1) / PIECE_NAMES;
+    if (count <= 2)
+        return false;
+    cleanup_free struct parted *parted = malloc(sizeof(*parted));
+    bool is_room = atomic_fetch_add(&scouts->parted_count, 1) < MAX_PARTED;
+    if (is_room && parted)
+        *ret_others = make_pieces(scouts, place, count, parted);
+    if (!*ret_others) {
+        atomic_fetch_sub(&scouts->parted_count, 1);
+        return false;
+    }
+    *parted = (struct parted){.listing = take(*listing), .users = (unsigned)count};
+    place->parted = take(parted);
+    return true;
+}
+
+static int list_whole(const struct scouts *scouts, struct listing *listing, struct buf *records)
+{
+    int r;
+    do
+        r = atomic_load(&scouts->stopping)
+                ? -EINTR
+                : listing_next(listing, scouts->flags, READ_BYTES, records);
+    while (r > 0);
+    return r;
+}
+
+/* Lists the directory, or its first piece, or the piece. */
+static int list(struct scouts *scouts, struct place *place, struct place **ret_others)
+{
+    struct listing *listing cleanup_listing = NULL;
+    int r = place->parted ? 0 : listing_open(scouts->root, place->path, &listing);
+    if (r < 0)
+        return r;
+    if (!place->parted && !part(scouts, place, &listing, ret_others))
+        return list_whole(scouts, listing, &place->records);
+    return listing_piece(place->parted->listing, (size_t)place->piece * PIECE_NAMES, PIECE_NAMES,
+                         scouts->flags, &place->records);
 }
 
 /* With the lock. */
@@ -169,14 +255,15 @@ static struct place *find_work(const struct scouts *scouts)
     return scouts->ready_bytes <= SCOUTS_MAX_READY_BYTES / (is_near ? 1 : 2) ? place : NULL;
 }
 
-/* The directories within come right behind it: the walk will, too. */
+/* The directories within come right behind it, and then its other pieces: as the walk will. */
 static void list_place(struct scouts *scouts, struct place *place)
 {
     struct place *within = NULL;
+    struct place *others = NULL;
     place->state = UNDER_WAY; /* nobody takes it out now */
     scouts->waiting--;
     (void)pthread_mutex_unlock(&scouts->lock);
-    place->result = list_all(scouts, place->path, &place->records);
+    place->result = list(scouts, place, &others);
     if (place->result == 0)
         place->result = make_places(scouts, place->path, place->depth + 1, &place->records,
                                     &place->told, &within);
@@ -184,6 +271,7 @@ static void list_place(struct scouts *scouts, struct place *place)
     place->state = READY;
     scouts->ready++;
     scouts->ready_bytes += place->records.len;
+    insert_places(scouts, &place->next, others);
     insert_places(scouts, &place->next, within);
     (void)pthread_cond_signal(&scouts->listed);
     wake_if_worth_it(scouts);
@@ -222,16 +310,12 @@ static void start_threads(struct scouts *scouts)
 
 /* ---- the walk ------------------------------------------------------------------- */
 
-int scouts_tell(struct scouts *scouts, const char *path, unsigned depth, const struct buf *records,
-                struct scouts_told *told)
+/* Puts them behind all that are at least as deep. */
+static void add_places(struct scouts *scouts, struct place *first, unsigned depth)
 {
-    struct place *first = NULL;
-    start_threads(scouts);
-    if (scouts->thread_count == 0)
-        return 0;
-    int r = make_places(scouts, path, depth, records, told, &first);
     if (!first)
-        return r;
+        return;
+    start_threads(scouts);
     (void)pthread_mutex_lock(&scouts->lock);
     struct place **at = &scouts->first;
     while (*at && (*at)->depth >= depth)
@@ -239,25 +323,35 @@ int scouts_tell(struct scouts *scouts, const char *path, unsigned depth, const s
     insert_places(scouts, at, first);
     wake_if_worth_it(scouts);
     (void)pthread_mutex_unlock(&scouts->lock);
+}
+
+int scouts_tell(struct scouts *scouts, const char *path, unsigned depth, const struct buf *records,
+                struct scouts_told *told)
+{
+    struct place *first = NULL;
+    if (scouts->begun && scouts->thread_count == 0)
+        return 0;
+    int r = make_places(scouts, path, depth, records, told, &first);
+    add_places(scouts, first, depth);
     return r;
 }
 
 /* Where it is pointed to from; there is NULL if nobody told of it. */
-static struct place **find_place(struct scouts *scouts, const char *path)
+static struct place **find_place(struct scouts *scouts, const char *path, unsigned piece)
 {
     struct place **at = &scouts->first;
-    while (*at && strcmp((*at)->path, path) != 0)
+    while (*at && ((*at)->piece != piece || strcmp((*at)->path, path) != 0))
         at = &(*at)->next;
     return at;
 }
 
 /* Takes it out, listed, or not yet begun; NULL: nobody told of it.  Instead of waiting for one
  * under way the walk does what the scouts would do next. */
-static struct place *take_place(struct scouts *scouts, const char *path)
+static struct place *take_place(struct scouts *scouts, const char *path, unsigned piece)
 {
     struct place **at;
     (void)pthread_mutex_lock(&scouts->lock);
-    while (*(at = find_place(scouts, path)) && (*at)->state == UNDER_WAY) {
+    while (*(at = find_place(scouts, path, piece)) && (*at)->state == UNDER_WAY) {
         struct place *next = find_work(scouts);
         if (next)
             list_place(scouts, next);
@@ -267,6 +361,7 @@ static struct place *take_place(struct scouts *scouts, const char *path)
     struct place *place = *at;
     if (place) {
         *at = place->next;
+        place->next = NULL;
         scouts->waiting -= place->state == WAITING;
         scouts->ready -= place->state == READY;
         scouts->ready_bytes -= place->records.len; /* 0 of one that is WAITING */
@@ -276,21 +371,35 @@ static struct place *take_place(struct scouts *scouts, const char *path)
     return place;
 }
 
-int scouts_list(struct scouts *scouts, const char *path, struct buf *records,
-                struct scouts_told *ret_told)
+/* What no scout has listed, or failed to: that may be due to there being several, without
+ * memory or descriptors. */
+static int list_now(struct scouts *scouts, struct place *place)
 {
-    struct place *place = take_place(scouts, path);
-    bool is_listed = place && place->state == READY && place->result == 0;
-    *ret_told = (struct scouts_told){0};
-    if (is_listed) {
+    struct place *others = NULL;
+    buf_clear(&place->records);
+    place->told = (struct scouts_told){0};
+    int r = list(scouts, place, &others);
+    add_places(scouts, others, place->depth + 1); /* before all that is not within it */
+    return r;
+}
+
+int scouts_list(struct scouts *scouts, const char *path, unsigned depth, unsigned piece,
+                struct buf *records, struct scouts_told *ret_told)
+{
+    struct place *place = take_place(scouts, path, piece);
+    if (!place && piece == 0)
+        place = new_place(scouts, path, NULL, depth);
+    if (!place)
+        return -ENOMEM;
+    int r = place->state == READY && place->result == 0 ? 0 : list_now(scouts, place);
+    if (r == 0) {
+        size_t end = ((size_t)piece + 1) * PIECE_NAMES;
+        r = place->parted && end < listing_count(place->parted->listing);
         buf_done(records);
         *records = place->records;
         *ret_told = place->told;
-        free(place);
-        return 0;
+        buf_init(&place->records, 0);
     }
-    /* A scout's failure may be due to there being several, without memory or descriptors. */
-    if (place)
-        place_free(place);
-    return list_all(scouts, path, records);
+    place_free(scouts, place);
+    return r;
 }

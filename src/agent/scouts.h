@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Threads that list the directories a walk will come to next, while it is still
- * elsewhere: listing is waiting for the disk, or the work of another processor.
+ * elsewhere: listing is waiting for the disk, or the work of another processor.  A large
+ * directory is listed in pieces, by all of them.
  *
  * One thread, the walk's, may call.
  */
@@ -43,11 +44,12 @@ must_check int scouts_tell(struct scouts *scouts, const char *path, unsigned dep
                            const struct buf *records, struct scouts_told *told);
 
 /*
- * All records of the directory at path, as listing_open and listing_next give them:
- * 0 or their error.  Of one that nobody told of they are read now.  *ret_told: its own
- * directories that are known already.  Blocks on the disk.
+ * The records of the directory at path, which is of that depth: all of them, or, of a large
+ * one, those of its piece of that number; the pieces are to be asked for in turn.  1: there
+ * is another piece; 0: there is none; or an error of listing_open and listing_next.  What nobody
+ * told of is read now.  *ret_told: its own directories that are known already.  Blocks on the disk.
  */
-must_check int scouts_list(struct scouts *scouts, const char *path, struct buf *records,
-                           struct scouts_told *ret_told);
+must_check int scouts_list(struct scouts *scouts, const char *path, unsigned depth, unsigned piece,
+                           struct buf *records, struct scouts_told *ret_told);
 
 #endif

@@ -11,7 +11,9 @@
 
 /* A directory that the walk is in. */
 struct level {
-    struct buf records;
+    struct buf records; /* of its piece of that number, behind which there may be another */
+    unsigned piece;
+    bool has_more;
     size_t next; /* position in records */
     struct scouts_told told;
     size_t path_bytes; /* of the directory's own path, within walk->path */
@@ -90,6 +92,16 @@ static int tell_scouts(struct walk *walk, struct level *level)
                        &level->told);
 }
 
+/* Reads the records of the directory whose path walk->path is, or its next piece. */
+static int read_level(struct walk *walk, struct level *level)
+{
+    level->next = 0;
+    int r = scouts_list(walk->scouts, buf_string(&walk->path), level->depth, level->piece,
+                        &level->records, &level->told);
+    level->has_more = r > 0;
+    return r < 0 ? r : 0;
+}
+
 /* Goes into the directory that walk->path names.  One that is gone, or is none
  * any more, is passed over: its own record was told already. */
 static int enter(struct walk *walk)
@@ -102,13 +114,20 @@ static int enter(struct walk *walk)
     level->parent = walk->level;
     level->depth = walk->level ? walk->level->depth + 1 : 0;
     walk->level = level;
-    int r = scouts_list(walk->scouts, buf_string(&walk->path), &level->records, &level->told);
+    int r = read_level(walk, level);
     bool is_gone = r == -ENOENT || r == -ENOTDIR || r == -ELOOP;
     if (is_gone && level->parent) { /* an archive must not silently be empty, though */
         leave(walk);
         r = 0;
     }
     return r;
+}
+
+static int read_next_piece(struct walk *walk, struct level *level)
+{
+    level->piece++;
+    cut_path(walk, level->path_bytes);
+    return read_level(walk, level);
 }
 
 static int begin(struct walk *walk, struct file *ret_file)
@@ -125,7 +144,11 @@ static int begin(struct walk *walk, struct file *ret_file)
 /* The next file of the directory that the walk is in: 1, or 0 at its end. */
 static int next_of_level(struct walk *walk, struct level *level, struct file *ret_file)
 {
-    int r = tell_scouts(walk, level);
+    int r = 0;
+    while (r == 0 && level->next == level->records.len && level->has_more)
+        r = read_next_piece(walk, level);
+    if (r == 0)
+        r = tell_scouts(walk, level);
     if (r == 0)
         r = file_read(buf_string(&level->records), level->records.len, &level->next, ret_file);
     if (r <= 0)

@@ -257,13 +257,17 @@ static void a_walk_goes_as_deep_as_there_is(void **state)
     assert_int_equal(lines, 62);
 }
 
-/* More than are listed ahead, at each depth, and walks that are given up on the way. */
+/* More than are listed ahead, at each depth, directories that are listed in pieces, and walks
+ * that are given up on the way. */
 static void a_walk_of_many_directories(void **state)
 {
     (void)state;
     run("seq -f '%.0f/a' 300 | xargs mkdir -p; seq -f '7/%.0f/b/c' 200 | xargs mkdir -p;"
         "seq -f '9/x/%.0f' 500 | xargs mkdir -p; for i in $(seq 40); do "
-        "seq -f \"8/$i/%.0f/l/m\" 40 | xargs mkdir -p; done; find . -type d -printf '%p/f\\0' | "
+        "seq -f \"8/$i/%.0f/l/m\" 40 | xargs mkdir -p; done;"
+        "seq -f '6/%.0f/x' 1 37 8000 | xargs mkdir -p; seq -f '6/%.0f' 8001 13000 | xargs touch;"
+        "seq -f 'f%.0f' 3000 | xargs touch; mkdir 5; seq -f '5/%.0f' 2049 | xargs touch;"
+        "find . -type d -printf '%p/f\\0' | "
         "xargs -0 touch;"
         "{ echo; find . -mindepth 1 -printf '%P\\n' | tr / '\\001' | LC_ALL=C sort | tr '\\001' /;"
         "} >$PWD.wanted");
