@@ -3,6 +3,8 @@
 
 #include "store/compress.h"
 
+#include <assert.h>
+
 /* Frames, with the padding between them, that are taken over at once. */
 #define RUN_FRAMES 256
 
@@ -96,22 +98,26 @@ static int take_over(struct packing *packing, uint64_t index, struct fail *why)
                               why);
 }
 
-/* Those up to the one of that index, and with them the run. */
-static int take_over_until(struct packing *packing, uint64_t index, struct fail *why)
+/* Those that come next in the file, while frames behind them are read and compressed. */
+static int take_over_next(void *data, struct fail *why)
 {
+    struct packing *packing = data;
+    const struct pack *pack = packing->pack;
     int r = 0;
-    for (; r == 0 && packing->placed < index; packing->placed++)
-        r = cancel_is_raised(packing->pack->cancel) ? fail_set(why, EINTR, "interrupted")
-                                                    : take_over(packing, packing->placed, why);
-    return r < 0 ? r : end_run(packing, why);
+    for (; packing->placed < frames_count(pack->frames) && is_known(pack, packing->placed);
+         packing->placed++) {
+        r = cancel_is_raised(pack->cancel) ? fail_set(why, EINTR, "interrupted")
+                                           : take_over(packing, packing->placed, why);
+        if (r < 0)
+            return r;
+    }
+    return end_run(packing, why);
 }
 
 static int consume(void *data, const struct compress_frame *frame, struct fail *why)
 {
     struct packing *packing = data;
-    int r = take_over_until(packing, frame->cookie, why);
-    if (r < 0)
-        return r;
+    assert(frame->cookie == packing->placed);
     packing->placed++;
     if (packing->pack->known)
         packing->pack->known[frame->cookie].stored = frame_stored_hash(frame->data, frame->bytes);
@@ -133,12 +139,11 @@ static int run(struct packing *packing, struct fail *why)
             .chunk_max_bytes = FRAMES_MAX_BYTES,
             .produce = produce,
             .consume = consume,
+            .meanwhile = take_over_next,
             .data = packing,
             .cancel = pack->cancel,
         },
         why);
-    if (r == 0)
-        r = take_over_until(packing, frames_count(pack->frames), why);
     if (r == 0)
         r = seekable_finish(packing->writer, packing->result.sha256, why);
     packing->result.file_bytes = seekable_file_bytes(packing->writer);

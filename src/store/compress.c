@@ -33,7 +33,9 @@ struct pipeline {
     size_t slot_count;
 
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* any of the below, or cancelled */
+    pthread_cond_t has_room; /* for the caller */
+    pthread_cond_t has_work; /* for the workers */
+    pthread_cond_t has_done; /* for the consumer: the frame whose turn it is */
     uint64_t filled;
     uint64_t taken;
     uint64_t emptied;
@@ -62,6 +64,14 @@ static bool is_stopped(const struct pipeline *pipeline)
     return pipeline->error < 0 || cancel_is_raised(pipeline->conf->cancel);
 }
 
+/* With the lock held. */
+static void wake_all(struct pipeline *pipeline)
+{
+    (void)pthread_cond_broadcast(&pipeline->has_room);
+    (void)pthread_cond_broadcast(&pipeline->has_work);
+    (void)pthread_cond_broadcast(&pipeline->has_done);
+}
+
 static void stop(struct pipeline *pipeline, int error, const struct fail *why)
 {
     scoped_lock(&pipeline->lock);
@@ -69,14 +79,14 @@ static void stop(struct pipeline *pipeline, int error, const struct fail *why)
         pipeline->error = error;
         pipeline->why = *why;
     }
-    (void)pthread_cond_broadcast(&pipeline->changed);
+    wake_all(pipeline);
 }
 
 static void wake(void *data)
 {
     struct pipeline *pipeline = data;
     scoped_lock(&pipeline->lock);
-    (void)pthread_cond_broadcast(&pipeline->changed);
+    wake_all(pipeline);
 }
 
 /* ---- in ---------------------------------------------------------------------- */
@@ -86,18 +96,20 @@ static struct slot *empty_slot(struct pipeline *pipeline)
 {
     scoped_lock(&pipeline->lock);
     while (!is_stopped(pipeline) && pipeline->filled == pipeline->emptied + pipeline->slot_count)
-        (void)pthread_cond_wait(&pipeline->changed, &pipeline->lock);
+        (void)pthread_cond_wait(&pipeline->has_room, &pipeline->lock);
     return is_stopped(pipeline) ? NULL : slot_at(pipeline, pipeline->filled);
 }
 
 static void hand_in(struct pipeline *pipeline, bool at_end)
 {
     scoped_lock(&pipeline->lock);
-    if (at_end)
+    if (at_end) {
         pipeline->ended = true;
-    else
+        wake_all(pipeline);
+    } else {
         pipeline->filled++;
-    (void)pthread_cond_broadcast(&pipeline->changed);
+        (void)pthread_cond_signal(&pipeline->has_work);
+    }
 }
 
 static void produce_all(struct pipeline *pipeline)
@@ -124,7 +136,7 @@ static struct slot *filled_slot(struct pipeline *pipeline)
 {
     scoped_lock(&pipeline->lock);
     while (!is_stopped(pipeline) && pipeline->taken == pipeline->filled && !pipeline->ended)
-        (void)pthread_cond_wait(&pipeline->changed, &pipeline->lock);
+        (void)pthread_cond_wait(&pipeline->has_work, &pipeline->lock);
     if (is_stopped(pipeline) || pipeline->taken == pipeline->filled)
         return NULL;
     return slot_at(pipeline, pipeline->taken++);
@@ -148,7 +160,8 @@ static void mark_done(struct pipeline *pipeline, struct slot *slot)
 {
     scoped_lock(&pipeline->lock);
     slot->done = true;
-    (void)pthread_cond_broadcast(&pipeline->changed);
+    if (slot == slot_at(pipeline, pipeline->emptied))
+        (void)pthread_cond_signal(&pipeline->has_done);
 }
 
 static void compress_all(struct pipeline *pipeline, void *context)
@@ -186,7 +199,7 @@ static struct slot *done_slot(struct pipeline *pipeline)
     struct slot *slot = slot_at(pipeline, pipeline->emptied);
     while (!is_stopped(pipeline) && !slot->done &&
            !(pipeline->ended && pipeline->emptied == pipeline->filled))
-        (void)pthread_cond_wait(&pipeline->changed, &pipeline->lock);
+        (void)pthread_cond_wait(&pipeline->has_done, &pipeline->lock);
     return is_stopped(pipeline) || !slot->done ? NULL : slot;
 }
 
@@ -207,22 +220,33 @@ static void give_back(struct pipeline *pipeline, struct slot *slot)
     scoped_lock(&pipeline->lock);
     slot->done = false;
     pipeline->emptied++;
-    (void)pthread_cond_broadcast(&pipeline->changed);
+    (void)pthread_cond_signal(&pipeline->has_room);
+}
+
+/* 1: there may be another one. */
+static int consume_next(struct pipeline *pipeline, struct fail *why)
+{
+    const struct compress_conf *conf = pipeline->conf;
+    int r = conf->meanwhile ? conf->meanwhile(conf->data, why) : 0;
+    struct slot *slot = r == 0 ? done_slot(pipeline) : NULL;
+    if (!slot)
+        return r;
+    r = consume_slot(pipeline, slot, why);
+    if (r < 0)
+        return r;
+    give_back(pipeline, slot);
+    return 1;
 }
 
 static void *consumer_main(void *data)
 {
     struct pipeline *pipeline = data;
-    struct slot *slot;
-    int r = 0;
-    while (r == 0 && (slot = done_slot(pipeline))) {
-        struct fail why = FAIL_INIT;
-        r = consume_slot(pipeline, slot, &why);
-        if (r < 0)
-            stop(pipeline, r, &why);
-        else
-            give_back(pipeline, slot);
-    }
+    struct fail why = FAIL_INIT;
+    int r;
+    while ((r = consume_next(pipeline, &why)) > 0)
+        continue;
+    if (r < 0)
+        stop(pipeline, r, &why);
     return NULL;
 }
 
@@ -306,11 +330,15 @@ int compress_run(const struct compress_conf *conf, struct fail *why)
     if (r == 0) {
         struct cancel_hook hook = {.run = wake, .data = &pipeline};
         (void)pthread_mutex_init(&pipeline.lock, NULL);
-        (void)pthread_cond_init(&pipeline.changed, NULL);
+        (void)pthread_cond_init(&pipeline.has_room, NULL);
+        (void)pthread_cond_init(&pipeline.has_work, NULL);
+        (void)pthread_cond_init(&pipeline.has_done, NULL);
         cancel_hook_add(conf->cancel, &hook);
         run_threads(&pipeline, threads);
         cancel_hook_remove(conf->cancel, &hook);
-        (void)pthread_cond_destroy(&pipeline.changed);
+        (void)pthread_cond_destroy(&pipeline.has_done);
+        (void)pthread_cond_destroy(&pipeline.has_work);
+        (void)pthread_cond_destroy(&pipeline.has_room);
         (void)pthread_mutex_destroy(&pipeline.lock);
         r = result(&pipeline, why);
     }

@@ -15,7 +15,7 @@
 #include "store/codec.h"
 
 #define COMPRESS_THREADS_MAX 16
-#define COMPRESS_SLOTS(threads) ((threads)*2 + 2)
+#define COMPRESS_SLOTS(threads) ((threads)*2 + 6)
 
 /* What goes in. */
 struct compress_chunk {
@@ -50,7 +50,11 @@ struct compress_conf {
      * running: 0 or -errno with why. */
     int (*consume)(void *data, const struct compress_frame *frame, struct fail *why);
 
-    void *data;            /* for both */
+    /* Optional (NULL): called by the same thread before it waits for the next frame, for what
+     * else it has to do by then: 0 or -errno with why. */
+    int (*meanwhile)(void *data, struct fail *why);
+
+    void *data;            /* for all of them */
     struct cancel *cancel; /* may be NULL */
 };
 

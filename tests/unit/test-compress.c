@@ -36,11 +36,13 @@ struct run {
     uint64_t count;      /* of chunks, then: */
     uint64_t fail_in_at; /* or NEVER */
     uint64_t fail_out_at;
+    uint64_t fail_meanwhile_at;
     uint64_t cancel_at;
     uint64_t order_seed; /* numbers[i] is put in as the i-th */
     unsigned full;       /* the first consume waits until so many were produced */
     atomic_ullong produced;
     atomic_ullong consumed;
+    uint64_t meanwhiles;
     bool failed_in;
     bool failed_out;
     pthread_t producer;
@@ -57,6 +59,7 @@ static struct run new_run(uint64_t count)
     return (struct run){.count = count,
                         .fail_in_at = NEVER,
                         .fail_out_at = NEVER,
+                        .fail_meanwhile_at = NEVER,
                         .cancel_at = NEVER,
                         .fd = -1,
                         .codec = &codec_zstd,
@@ -104,9 +107,24 @@ static void check_frame(struct run *run, const struct compress_frame *frame)
         assert_int_equal(write(run->fd, frame->data, frame->bytes), (ssize_t)frame->bytes);
 }
 
+/* Once before each consume, and before the end. */
+static int meanwhile(void *data, struct fail *why)
+{
+    struct run *run = data;
+    assert_false(run->failed_out);
+    assert_int_equal(run->meanwhiles, atomic_load(&run->consumed));
+    if (run->meanwhiles == run->fail_meanwhile_at) {
+        run->failed_out = true;
+        return fail_set(why, EBADMSG, "meanwhile at %d", (int)run->fail_meanwhile_at);
+    }
+    run->meanwhiles++;
+    return 0;
+}
+
 static int consume(void *data, const struct compress_frame *frame, struct fail *why)
 {
     struct run *run = data;
+    assert_int_equal(run->meanwhiles, atomic_load(&run->consumed) + 1);
     while (atomic_load(&run->produced) < run->full)
         (void)sched_yield();
     if (run->wait_for_cancel) {
@@ -151,6 +169,7 @@ static int run_it(struct run *run, struct fail *why)
         .chunk_max_bytes = CHUNK_BYTES,
         .produce = produce,
         .consume = consume,
+        .meanwhile = meanwhile,
         .data = run,
         .cancel = run->cancel,
     };
@@ -168,6 +187,7 @@ static void must_run(struct run *run)
         fail_msg("%s", fail_text(&why, r));
     assert_int_equal(run->produced, run->count);
     assert_int_equal(run->consumed, run->count);
+    assert_int_equal(run->meanwhiles, run->count + 1);
 }
 
 /* ---- what comes out ------------------------------------------------------------------ */
@@ -309,6 +329,20 @@ static void failures_of_consuming(void **state)
     }
 }
 
+static void failures_meanwhile(void **state)
+{
+    (void)state;
+    for (uint64_t at = 0; at <= 40; at++) {
+        struct fail why = FAIL_INIT;
+        struct run run = new_run(40);
+        run.fail_meanwhile_at = at;
+        int r = run_it(&run, &why);
+        assert_int_equal(r, -EBADMSG);
+        assert_non_null(strstr(why.text, "meanwhile at "));
+        assert_int_equal(run.consumed, at);
+    }
+}
+
 static void cancelled_by_the_producer(void **state)
 {
     (void)state;
@@ -383,6 +417,7 @@ int main(void)
         cmocka_unit_test(no_more_than_the_slots_at_a_time),
         cmocka_unit_test(failures_of_producing),
         cmocka_unit_test(failures_of_consuming),
+        cmocka_unit_test(failures_meanwhile),
         cmocka_unit_test(cancelled_by_the_producer),
         cmocka_unit_test(cancelled_while_all_wait),
         cmocka_unit_test(cancelled_before),
