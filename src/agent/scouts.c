@@ -7,6 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
+/* uthash must not end the process when memory is short, and its default is not clean. */
+#define HASH_NONFATAL_OOM 1
+#define HASH_FUNCTION(key, bytes, hash) HASH_FNV(key, bytes, hash)
+#include <uthash.h>
+
 #define MAX_THREADS 3 /* beside the walk's own */
 /* To wake a thread costs as much as to list a small directory: it is done for several. */
 #define WAITING_TO_WAKE 4
@@ -14,13 +19,16 @@
 #define READ_BYTES ((size_t)1 << 20)
 /* A directory is parted that has more than twice as many names. */
 #define PIECE_NAMES 1024
-/* Parted ones at a time: each has a descriptor. */
+/* Parted ones at a time: each has a descriptor, and its names. */
 #define MAX_PARTED 16
+#define KEY_MAX_BYTES ((size_t)2 << 20)
 
 /* A directory that is listed in pieces. */
 struct parted {
     struct listing *listing;
+    size_t count;
     atomic_uint users; /* its pieces' places */
+    size_t unlisted;   /* pieces; by the lock */
 };
 
 /* A directory, or a piece of one. */
@@ -33,7 +41,9 @@ struct place {
     int result;            /* where it is READY, as the next two */
     struct buf records;
     struct scouts_told told;
-    char path[];
+    UT_hash_handle hh; /* where it is READY; by the key: */
+    size_t key_bytes;
+    char path[]; /* and behind it the number of the piece */
 };
 
 struct scouts {
@@ -43,14 +53,16 @@ struct scouts {
     pthread_mutex_t lock;  /* of what follows */
     pthread_cond_t work;   /* for the threads */
     pthread_cond_t listed; /* for the walk */
-    struct place *first;   /* as the walk will come to them */
+    struct place *first;   /* those that are not READY, as the walk will come to them */
+    struct place *ready;   /* the others, by their keys */
     unsigned waiting;
-    unsigned ready;
     size_t ready_bytes;
+    unsigned depth; /* of the directory that the walk is in */
     atomic_bool stopping;
     atomic_uint parted_count;
-    bool begun; /* the walk's own, like the next two */
-    unsigned thread_count;
+    atomic_uint thread_count;
+    bool begun;     /* the walk's own, like the next two */
+    struct buf key; /* of what is looked for */
     pthread_t threads[MAX_THREADS];
 };
 
@@ -62,6 +74,7 @@ struct scouts *scouts_new(int root, unsigned flags, size_t max_bytes)
     scouts->root = root;
     scouts->flags = flags;
     scouts->max_bytes = max_bytes;
+    buf_init(&scouts->key, KEY_MAX_BYTES);
     (void)pthread_mutex_init(&scouts->lock, NULL);
     (void)pthread_cond_init(&scouts->work, NULL);
     (void)pthread_cond_init(&scouts->listed, NULL);
@@ -105,9 +118,17 @@ void scouts_free(struct scouts *scouts)
     atomic_store(&scouts->stopping, true);
     (void)pthread_cond_broadcast(&scouts->work);
     (void)pthread_mutex_unlock(&scouts->lock);
-    for (unsigned i = 0; i < scouts->thread_count; i++)
+    for (unsigned i = 0; i < atomic_load(&scouts->thread_count); i++)
         (void)pthread_join(scouts->threads[i], NULL);
     places_free(scouts, scouts->first);
+    struct place *place = scouts->ready;
+    HASH_CLEAR(hh, scouts->ready);
+    while (place) {
+        struct place *next = place->hh.next;
+        place_free(scouts, place);
+        place = next;
+    }
+    buf_done(&scouts->key);
     (void)pthread_cond_destroy(&scouts->listed);
     (void)pthread_cond_destroy(&scouts->work);
     (void)pthread_mutex_destroy(&scouts->lock);
@@ -116,17 +137,20 @@ void scouts_free(struct scouts *scouts)
 
 /* ---- places --------------------------------------------------------------------- */
 
-/* name: within the directory; NULL: the directory itself. */
+/* name: within the directory; NULL: the directory itself, or a piece of it. */
 static struct place *new_place(const struct scouts *scouts, const char *directory, const char *name,
-                               unsigned depth)
+                               unsigned depth, unsigned piece)
 {
-    size_t bytes = strlen(directory) + 1 + (name ? strlen(name) : 0) + 1;
-    struct place *place = calloc(1, sizeof(*place) + bytes);
+    size_t path_bytes = strlen(directory) + (name ? 1 + strlen(name) : 0) + 1;
+    struct place *place = calloc(1, sizeof(*place) + path_bytes + sizeof(piece));
     if (!place)
         return NULL;
     place->depth = depth;
-    (void)snprintf(place->path, bytes, "%s%s%s", directory, name && directory[0] ? "/" : "",
-                   name ? name : "");
+    place->piece = piece;
+    int len = snprintf(place->path, path_bytes, "%s%s%s", directory,
+                       name && directory[0] ? "/" : "", name ? name : "");
+    memcpy(place->path + len + 1, &piece, sizeof(piece));
+    place->key_bytes = (size_t)len + 1 + sizeof(piece);
     buf_init(&place->records, scouts->max_bytes);
     return place;
 }
@@ -144,7 +168,7 @@ static int make_places(const struct scouts *scouts, const char *path, unsigned d
         if (r <= 0 || !S_ISDIR(file.stat.mode))
             continue;
         told->count++;
-        *last = new_place(scouts, path, file.name, depth);
+        *last = new_place(scouts, path, file.name, depth, 0);
         if (*last)
             last = &(*last)->next;
     }
@@ -158,12 +182,11 @@ static struct place *make_pieces(struct scouts *scouts, const struct place *firs
     struct place *pieces = NULL;
     struct place **last = &pieces;
     for (size_t i = 1; i < count; i++) {
-        *last = new_place(scouts, first->path, NULL, first->depth);
+        *last = new_place(scouts, first->path, NULL, first->depth, (unsigned)i);
         if (!*last) {
             places_free(scouts, pieces);
             return NULL;
         }
-        (*last)->piece = (unsigned)i;
         last = &(*last)->next;
     }
     for (struct place *piece = pieces; piece; piece = piece->next)
@@ -172,12 +195,12 @@ static struct place *make_pieces(struct scouts *scouts, const struct place *firs
 }
 
 /* Parts the directory, whose first piece this becomes; *ret_others: the others.  False: it is
- * not large, or there is no room. */
+ * not large, there is no room, or nobody to help. */
 static bool part(struct scouts *scouts, struct place *place, struct listing **listing,
                  struct place **ret_others)
 {
     size_t count = (listing_count(*listing) + PIECE_NAMES - 1) / PIECE_NAMES;
-    if (count <= 2)
+    if (count <= 2 || atomic_load(&scouts->thread_count) == 0)
         return false;
     cleanup_free struct parted *parted = malloc(sizeof(*parted));
     bool is_room = atomic_fetch_add(&scouts->parted_count, 1) < MAX_PARTED;
@@ -187,7 +210,8 @@ static bool part(struct scouts *scouts, struct place *place, struct listing **li
         atomic_fetch_sub(&scouts->parted_count, 1);
         return false;
     }
-    *parted = (struct parted){.listing = take(*listing), .users = (unsigned)count};
+    *parted = (struct parted){
+        .listing = take(*listing), .count = count, .users = (unsigned)count, .unlisted = count - 1};
     place->parted = take(parted);
     return true;
 }
@@ -203,20 +227,25 @@ static int list_whole(const struct scouts *scouts, struct listing *listing, stru
     return r;
 }
 
+static void start_threads(struct scouts *scouts);
+
 /* Lists the directory, or its first piece, or the piece. */
-static int list(struct scouts *scouts, struct place *place, struct place **ret_others)
+static int list(struct scouts *scouts, struct place *place, bool by_walk, struct place **ret_others)
 {
     struct listing *listing cleanup_listing = NULL;
     int r = place->parted ? 0 : listing_open(scouts->root, place->path, &listing);
     if (r < 0)
         return r;
+    if (by_walk && listing && listing_count(listing) > PIECE_NAMES)
+        start_threads(scouts);
     if (!place->parted && !part(scouts, place, &listing, ret_others))
         return list_whole(scouts, listing, &place->records);
     return listing_piece(place->parted->listing, (size_t)place->piece * PIECE_NAMES, PIECE_NAMES,
                          scouts->flags, &place->records);
 }
 
-/* With the lock. */
+/* ---- the lists, with the lock --------------------------------------------------------- */
+
 static void insert_places(struct scouts *scouts, struct place **at, struct place *first)
 {
     struct place *next = *at;
@@ -225,14 +254,36 @@ static void insert_places(struct scouts *scouts, struct place **at, struct place
     *at = next;
 }
 
-/* With the lock. */
-static void wake_if_worth_it(struct scouts *scouts)
+static void remove_place(struct scouts *scouts, struct place *place)
 {
-    if (scouts->waiting >= WAITING_TO_WAKE && scouts->ready <= SCOUTS_MAX_READY / 2)
-        (void)pthread_cond_broadcast(&scouts->work);
+    struct place **at = &scouts->first;
+    while (*at != place)
+        at = &(*at)->next;
+    *at = place->next;
+    place->next = NULL;
 }
 
-/* ---- the threads ---------------------------------------------------------------- */
+static size_t bytes_of(const struct place *place)
+{
+    return sizeof(*place) + place->key_bytes + place->records.len;
+}
+
+/* From now on it can be taken. */
+static void add_ready(struct scouts *scouts, struct place *place)
+{
+    place->state = READY;
+    HASH_ADD(hh, scouts->ready, path, place->key_bytes, place);
+    if (place->hh.tbl)
+        scouts->ready_bytes += bytes_of(place);
+    else /* no memory: nobody has listed it */
+        place_free(scouts, place);
+}
+
+static void wake_if_worth_it(struct scouts *scouts)
+{
+    if (scouts->waiting >= WAITING_TO_WAKE && scouts->ready_bytes <= SCOUTS_MAX_READY_BYTES / 2)
+        (void)pthread_cond_broadcast(&scouts->work);
+}
 
 static struct place *next_waiting(struct place *place)
 {
@@ -242,20 +293,22 @@ static struct place *next_waiting(struct place *place)
 }
 
 /* What to list next; NULL: there is nothing to do now.  The first is left to the walk, which
- * would come and wait for it.  What is far away gets no more than half of the room. */
+ * would come and wait for it.  What is not below the directory that the walk is in gets no
+ * more than half of the room; a piece is not kept waiting. */
 static struct place *find_work(const struct scouts *scouts)
 {
-    if (scouts->ready >= SCOUTS_MAX_READY)
-        return NULL;
     struct place *first = next_waiting(scouts->first);
     struct place *place = first ? next_waiting(first->next) : NULL;
     if (!place)
         return NULL;
-    bool is_near = place->depth >= scouts->first->depth;
+    bool is_near = place->depth > scouts->depth;
+    if (place->piece > 0)
+        return place;
     return scouts->ready_bytes <= SCOUTS_MAX_READY_BYTES / (is_near ? 1 : 2) ? place : NULL;
 }
 
-/* The directories within come right behind it, and then its other pieces: as the walk will. */
+/* Lists it, without the lock meanwhile.  Its other pieces come right behind it, and then the
+ * directories within: what names were read of is soon looked at. */
 static void list_place(struct scouts *scouts, struct place *place)
 {
     struct place *within = NULL;
@@ -263,19 +316,22 @@ static void list_place(struct scouts *scouts, struct place *place)
     place->state = UNDER_WAY; /* nobody takes it out now */
     scouts->waiting--;
     (void)pthread_mutex_unlock(&scouts->lock);
-    place->result = list(scouts, place, &others);
+    place->result = list(scouts, place, false, &others);
     if (place->result == 0)
         place->result = make_places(scouts, place->path, place->depth + 1, &place->records,
                                     &place->told, &within);
     (void)pthread_mutex_lock(&scouts->lock);
-    place->state = READY;
-    scouts->ready++;
-    scouts->ready_bytes += place->records.len;
-    insert_places(scouts, &place->next, others);
     insert_places(scouts, &place->next, within);
+    insert_places(scouts, &place->next, others);
+    remove_place(scouts, place);
+    if (place->piece > 0)
+        place->parted->unlisted--;
+    add_ready(scouts, place);
     (void)pthread_cond_signal(&scouts->listed);
     wake_if_worth_it(scouts);
 }
+
+/* ---- the threads ---------------------------------------------------------------- */
 
 static void *scout(void *data)
 {
@@ -304,7 +360,7 @@ static void start_threads(struct scouts *scouts)
     for (int i = 0; i < count && i < MAX_THREADS; i++) {
         if (pthread_create(&scouts->threads[i], NULL, scout, scouts) != 0)
             break;
-        scouts->thread_count++;
+        atomic_fetch_add(&scouts->thread_count, 1);
     }
 }
 
@@ -329,46 +385,85 @@ int scouts_tell(struct scouts *scouts, const char *path, unsigned depth, const s
                 struct scouts_told *told)
 {
     struct place *first = NULL;
-    if (scouts->begun && scouts->thread_count == 0)
+    if (scouts->begun && atomic_load(&scouts->thread_count) == 0)
         return 0;
     int r = make_places(scouts, path, depth, records, told, &first);
     add_places(scouts, first, depth);
     return r;
 }
 
-/* Where it is pointed to from; there is NULL if nobody told of it. */
-static struct place **find_place(struct scouts *scouts, const char *path, unsigned piece)
+static int make_key(struct scouts *scouts, const char *path, unsigned piece)
 {
-    struct place **at = &scouts->first;
-    while (*at && ((*at)->piece != piece || strcmp((*at)->path, path) != 0))
-        at = &(*at)->next;
-    return at;
+    buf_clear(&scouts->key);
+    int r = buf_add(&scouts->key, path, strlen(path) + 1);
+    return r < 0 ? r : buf_add(&scouts->key, &piece, sizeof(piece));
 }
 
-/* Takes it out, listed, or not yet begun; NULL: nobody told of it.  Instead of waiting for one
- * under way the walk does what the scouts would do next. */
-static struct place *take_place(struct scouts *scouts, const char *path, unsigned piece)
+/* Takes it out if it is READY. */
+static struct place *take_ready(struct scouts *scouts)
 {
-    struct place **at;
-    (void)pthread_mutex_lock(&scouts->lock);
-    while (*(at = find_place(scouts, path, piece)) && (*at)->state == UNDER_WAY) {
+    struct place *place = NULL;
+    HASH_FIND(hh, scouts->ready, scouts->key.data, scouts->key.len, place);
+    if (!place)
+        return NULL;
+    HASH_DEL(scouts->ready, place);
+    scouts->ready_bytes -= bytes_of(place);
+    return place;
+}
+
+/* That is not. */
+static struct place *find_place(const struct scouts *scouts)
+{
+    struct place *place = scouts->first;
+    while (place && (place->key_bytes != scouts->key.len ||
+                     memcmp(place->path, scouts->key.data, scouts->key.len) != 0))
+        place = place->next;
+    return place;
+}
+
+/* Takes out what has the key, listed, or not yet begun; NULL: nobody told of it.  Instead of
+ * waiting for one under way the walk does what the scouts would do next. */
+static struct place *take_place(struct scouts *scouts)
+{
+    struct place *place;
+    while (!(place = take_ready(scouts)) && (place = find_place(scouts)) &&
+           place->state == UNDER_WAY) {
         struct place *next = find_work(scouts);
         if (next)
             list_place(scouts, next);
         else
             (void)pthread_cond_wait(&scouts->listed, &scouts->lock);
     }
-    struct place *place = *at;
-    if (place) {
-        *at = place->next;
-        place->next = NULL;
-        scouts->waiting -= place->state == WAITING;
-        scouts->ready -= place->state == READY;
-        scouts->ready_bytes -= place->records.len; /* 0 of one that is WAITING */
-        wake_if_worth_it(scouts);
+    if (place && place->state == WAITING) {
+        remove_place(scouts, place);
+        scouts->waiting--;
     }
-    (void)pthread_mutex_unlock(&scouts->lock);
+    wake_if_worth_it(scouts);
     return place;
+}
+
+static struct place *find_piece(const struct scouts *scouts, const struct parted *parted)
+{
+    struct place *place = next_waiting(scouts->first);
+    while (place && place->parted != parted)
+        place = next_waiting(place->next);
+    return place;
+}
+
+/* Until all pieces are listed: what is renamed within a directory is missed if its new name
+ * was not there when the names were read, and its old one is gone when it is looked at. */
+static void finish_pieces(struct scouts *scouts, const struct parted *parted)
+{
+    scoped_lock(&scouts->lock);
+    if (parted->unlisted > 1)
+        (void)pthread_cond_broadcast(&scouts->work);
+    while (parted->unlisted > 0) {
+        struct place *next = find_piece(scouts, parted);
+        if (next)
+            list_place(scouts, next);
+        else
+            (void)pthread_cond_wait(&scouts->listed, &scouts->lock);
+    }
 }
 
 /* What no scout has listed, or failed to: that may be due to there being several, without
@@ -378,23 +473,35 @@ static int list_now(struct scouts *scouts, struct place *place)
     struct place *others = NULL;
     buf_clear(&place->records);
     place->told = (struct scouts_told){0};
-    int r = list(scouts, place, &others);
+    int r = list(scouts, place, true, &others);
     add_places(scouts, others, place->depth + 1); /* before all that is not within it */
     return r;
+}
+
+static struct place *get_place(struct scouts *scouts, const char *path, unsigned depth,
+                               unsigned piece)
+{
+    struct place *place = NULL;
+    if (make_key(scouts, path, piece) == 0) {
+        scoped_lock(&scouts->lock);
+        scouts->depth = depth;
+        place = take_place(scouts);
+    }
+    return place || piece > 0 ? place : new_place(scouts, path, NULL, depth, 0);
 }
 
 int scouts_list(struct scouts *scouts, const char *path, unsigned depth, unsigned piece,
                 struct buf *records, struct scouts_told *ret_told)
 {
-    struct place *place = take_place(scouts, path, piece);
-    if (!place && piece == 0)
-        place = new_place(scouts, path, NULL, depth);
+    struct place *place = get_place(scouts, path, depth, piece);
     if (!place)
         return -ENOMEM;
     int r = place->state == READY && place->result == 0 ? 0 : list_now(scouts, place);
-    if (r == 0) {
-        size_t end = ((size_t)piece + 1) * PIECE_NAMES;
-        r = place->parted && end < listing_count(place->parted->listing);
+    if (r == 0 && place->parted) {
+        finish_pieces(scouts, place->parted);
+        r = piece + 1 < place->parted->count;
+    }
+    if (r >= 0) {
         buf_done(records);
         *records = place->records;
         *ret_told = place->told;

@@ -2,7 +2,8 @@
 /*
  * Threads that list the directories a walk will come to next, while it is still
  * elsewhere: listing is waiting for the disk, or the work of another processor.  A large
- * directory is listed in pieces, by all of them.
+ * directory is listed in pieces, by all of them, and all of it before the walk goes on
+ * within it: up to 16 such have a descriptor open, and their names in memory.
  *
  * One thread, the walk's, may call.
  */
@@ -11,9 +12,8 @@
 
 #include "agent/inspect.h"
 
-/* Bytes of records, and directories, that are ready, beyond which no other is begun. */
+/* Bytes of what is ready, beyond which no other directory is begun. */
 #define SCOUTS_MAX_READY_BYTES ((size_t)8 << 20)
-#define SCOUTS_MAX_READY 1024
 /* Of one directory's own, so many are known ahead. */
 #define SCOUTS_MAX_TOLD 16
 

@@ -5,7 +5,7 @@
  *
  * Memory: the records of the directories between the root and where the walk
  * is, and of those that it will come to next (agent/scouts.h).  One descriptor for
- * each thread, whatever the depth.
+ * each thread, whatever the depth, and those of large directories (there, too).
  */
 #ifndef DVOLFS_AGENT_WALK_H
 #define DVOLFS_AGENT_WALK_H

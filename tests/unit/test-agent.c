@@ -6,8 +6,10 @@
 #include "agent/walk.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
@@ -257,8 +259,62 @@ static void a_walk_goes_as_deep_as_there_is(void **state)
     assert_int_equal(lines, 62);
 }
 
-/* More than are listed ahead, at each depth, directories that are listed in pieces, and walks
- * that are given up on the way. */
+static void read_wanted(const char *path, struct buf *wanted)
+{
+    buf_init(wanted, 1 << 26);
+    int fd cleanup_close = open(path, O_RDONLY | O_CLOEXEC);
+    char piece[4096];
+    ssize_t n;
+    while ((n = read(fd, piece, sizeof(piece))) > 0)
+        assert_int_equal(buf_add(wanted, piece, (size_t)n), 0);
+    assert_int_equal(unlink(path), 0);
+}
+
+/* Where there is nobody to help. */
+static void check_walk_alone(const struct buf *wanted)
+{
+    cpu_set_t all;
+    cpu_set_t one;
+    assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+    CPU_ZERO(&one);
+    for (int i = 0; CPU_COUNT(&one) == 0; i++)
+        if (CPU_ISSET(i, &all))
+            CPU_SET(i, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+    cleanup_free char *names = names_of_walk(0, 1 << 20);
+    assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
+    assert_string_equal(names, buf_string(wanted));
+}
+
+/* Where those who help cannot open anything: the walk does what they fail to. */
+static void check_walk_with_few_descriptors(const struct buf *wanted)
+{
+    struct rlimit before;
+    int next = dup(root);
+    (void)close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    for (rlim_t more = 4; more < 24; more += 4) {
+        struct rlimit few = {.rlim_cur = (rlim_t)next + more, .rlim_max = before.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+        struct walk *walk cleanup_walk = walk_new(root, 0);
+        struct buf names cleanup_buf;
+        struct file file;
+        buf_init(&names, 1 << 26);
+        int r;
+        while ((r = walk_step(walk, &file)) > 0)
+            assert_int_equal(buf_printf(&names, "%s\n", file.name), 0);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+        if (r == 0)
+            assert_string_equal(buf_string(&names), buf_string(wanted));
+        else /* told, not left out */
+            assert_int_equal(r, -EMFILE);
+        if (more >= 20 && r < 0)
+            fail_msg("%d descriptors do not do", (int)more);
+    }
+}
+
+/* More than are listed ahead, at each depth, directories that are listed in pieces, more of
+ * them than may be at a time, and walks that are given up on the way. */
 static void a_walk_of_many_directories(void **state)
 {
     (void)state;
@@ -267,20 +323,15 @@ static void a_walk_of_many_directories(void **state)
         "seq -f \"8/$i/%.0f/l/m\" 40 | xargs mkdir -p; done;"
         "seq -f '6/%.0f/x' 1 37 8000 | xargs mkdir -p; seq -f '6/%.0f' 8001 13000 | xargs touch;"
         "seq -f 'f%.0f' 3000 | xargs touch; mkdir 5; seq -f '5/%.0f' 2049 | xargs touch;"
-        "find . -type d -printf '%p/f\\0' | "
-        "xargs -0 touch;"
+        "d=4; for i in $(seq 18); do d=$d/0; mkdir -p $d;"
+        "seq -f \"$d/%.0f\" 2100 | xargs touch; done;"
+        "find . -type d -printf '%p/f\\0' | xargs -0 touch;"
         "{ echo; find . -mindepth 1 -printf '%P\\n' | tr / '\\001' | LC_ALL=C sort | tr '\\001' /;"
         "} >$PWD.wanted");
     char path[sizeof(top) + 8];
     (void)snprintf(path, sizeof(path), "%s.wanted", top);
     struct buf wanted cleanup_buf;
-    buf_init(&wanted, 1 << 26);
-    int fd cleanup_close = open(path, O_RDONLY | O_CLOEXEC);
-    char piece[4096];
-    ssize_t n;
-    while ((n = read(fd, piece, sizeof(piece))) > 0)
-        assert_int_equal(buf_add(&wanted, piece, (size_t)n), 0);
-    assert_int_equal(unlink(path), 0);
+    read_wanted(path, &wanted);
     for (size_t chunk = 1; chunk < 10000000; chunk *= 100) {
         cleanup_free char *names = names_of_walk(INSPECT_XATTRS, chunk);
         assert_string_equal(names, buf_string(&wanted));
@@ -291,6 +342,24 @@ static void a_walk_of_many_directories(void **state)
         buf_init(&records, 1 << 26);
         assert_int_equal(walk_next(walk, chunk, &records), 1);
     }
+    check_walk_alone(&wanted);
+    check_walk_with_few_descriptors(&wanted);
+}
+
+/* A name that changes while the walk is within the directory is told as it was. */
+static void a_large_directory_is_of_one_moment(void **state)
+{
+    (void)state;
+    run("mkdir large; seq -f 'large/%.0f' 10000 15000 | xargs mkdir");
+    struct walk *walk cleanup_walk = walk_new(root, 0);
+    struct file file = {.name = ""};
+    while (strcmp(file.name, "large/10000") != 0)
+        assert_int_equal(walk_step(walk, &file), 1);
+    run("mv large/14999 large/1; mv large/12000 large/99999; rmdir large/15000");
+    size_t count = 1;
+    while (walk_step(walk, &file) == 1)
+        count += strncmp(file.name, "large/", 6) == 0;
+    assert_int_equal(count, 5001);
 }
 
 static void inspect_one(const char *path, struct buf *record, struct file *file)
@@ -444,6 +513,7 @@ int main(void)
         TEST(a_walk_is_depth_first_and_sorted_by_bytes),
         TEST(a_walk_goes_as_deep_as_there_is),
         TEST(a_walk_of_many_directories),
+        TEST(a_large_directory_is_of_one_moment),
         TEST(only_the_file_that_was_seen_is_opened),
         TEST(holes_and_attributes_are_told),
         TEST(a_listing_of_many_comes_in_pieces),
