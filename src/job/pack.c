@@ -117,7 +117,7 @@ static int take_over_next(void *data, struct fail *why)
 static int consume(void *data, const struct compress_frame *frame, struct fail *why)
 {
     struct packing *packing = data;
-    assert(frame->cookie == packing->placed);
+    assert(frame->cookie == packing->placed); /* all before it were taken over, meanwhile */
     packing->placed++;
     if (packing->pack->known)
         packing->pack->known[frame->cookie].stored = frame_stored_hash(frame->data, frame->bytes);
@@ -144,6 +144,8 @@ static int run(struct packing *packing, struct fail *why)
             .cancel = pack->cancel,
         },
         why);
+    if (r == 0 && packing->placed != frames_count(pack->frames))
+        r = fail_set(why, EIO, "frames are missing");
     if (r == 0)
         r = seekable_finish(packing->writer, packing->result.sha256, why);
     packing->result.file_bytes = seekable_file_bytes(packing->writer);

@@ -16,7 +16,7 @@
 /* What is known of a frame. */
 struct pack_frame {
     struct frame_key key;
-    int32_t from;    /* where it is in the earlier one's table, -1: nowhere */
+    int32_t from;    /* where it is in the earlier one's table, -1: nowhere; stays so */
     uint64_t stored; /* frame_stored_hash; set when it is packed */
     bool has_key;    /* the next snapshot may take it over */
 };

@@ -50,8 +50,8 @@ struct compress_conf {
      * running: 0 or -errno with why. */
     int (*consume)(void *data, const struct compress_frame *frame, struct fail *why);
 
-    /* Optional (NULL): called by the same thread before it waits for the next frame, for what
-     * else it has to do by then: 0 or -errno with why. */
+    /* Optional (NULL): called by the same thread before it waits for each frame, and for the
+     * end, for what else it has to do by then: 0 or -errno with why. */
     int (*meanwhile)(void *data, struct fail *why);
 
     void *data;            /* for all of them */
@@ -62,7 +62,7 @@ struct compress_conf {
  * Runs until all that was produced is consumed: 0.  Or until the first failure,
  * which it returns with why: that of a callback; -EINTR: cancelled; -ENOMEM;
  * -EAGAIN: no thread could be started; -EIO: the codec's.  The callback that
- * failed is not called again, and soon neither is the other.  No thread is left when it returns.
+ * failed is not called again, and soon none of the others.  No thread is left when it returns.
  */
 must_check int compress_run(const struct compress_conf *conf, struct fail *why);
 

@@ -313,11 +313,11 @@ static int take_place(sqlite3_stmt *stmt, struct row *row)
 {
     struct index_entry *entry = &row->entry;
     *entry = (struct index_entry){.file.name = row->name};
-    if (take_number(stmt, COLUMN_ID, INT64_MAX, &entry->id) < 0 ||
-        take_number(stmt, COLUMN_PARENT, INT64_MAX, &entry->parent) < 0 ||
-        take_number(stmt, COLUMN_TARGET, INT64_MAX, &entry->target) < 0)
+    if (take_number(stmt, INDEX_COLUMN_ID, INT64_MAX, &entry->id) < 0 ||
+        take_number(stmt, INDEX_COLUMN_PARENT, INT64_MAX, &entry->parent) < 0 ||
+        take_number(stmt, INDEX_COLUMN_TARGET, INT64_MAX, &entry->target) < 0)
         return -EBADMSG;
-    int r = take_string(stmt, COLUMN_NAME, NAME_MAX, row->name);
+    int r = take_string(stmt, INDEX_COLUMN_NAME, NAME_MAX, row->name);
     if (r < 0)
         return r;
     return index_form_is_placed(entry) ? 0 : -EBADMSG;
@@ -329,28 +329,29 @@ static int take_stat(sqlite3_stmt *stmt, struct index_entry *entry)
         int column;
         uint64_t max;
     } columns[] = {
-        {COLUMN_MODE, UINT32_MAX},       {COLUMN_NLINK, UINT32_MAX},
-        {COLUMN_UID, UINT32_MAX},        {COLUMN_GID, UINT32_MAX},
-        {COLUMN_RDEV_MAJOR, UINT32_MAX}, {COLUMN_RDEV_MINOR, UINT32_MAX},
-        {COLUMN_MTIME_NS, 999999999},    {COLUMN_SIZE, INT64_MAX},
-        {COLUMN_OFFSET, INT64_MAX},
+        {INDEX_COLUMN_MODE, UINT32_MAX},       {INDEX_COLUMN_NLINK, UINT32_MAX},
+        {INDEX_COLUMN_UID, UINT32_MAX},        {INDEX_COLUMN_GID, UINT32_MAX},
+        {INDEX_COLUMN_RDEV_MAJOR, UINT32_MAX}, {INDEX_COLUMN_RDEV_MINOR, UINT32_MAX},
+        {INDEX_COLUMN_MTIME_NS, 999999999},    {INDEX_COLUMN_SIZE, INT64_MAX},
+        {INDEX_COLUMN_OFFSET, INT64_MAX},
     };
-    uint64_t values[COLUMN_OFFSET + 1] = {0};
+    uint64_t values[INDEX_COLUMN_OFFSET + 1] = {0};
     for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
         if (take_number(stmt, columns[i].column, columns[i].max, &values[columns[i].column]) < 0)
             return -EBADMSG;
-    if (sqlite3_column_type(stmt, COLUMN_MTIME_S) != SQLITE_INTEGER)
+    if (sqlite3_column_type(stmt, INDEX_COLUMN_MTIME_S) != SQLITE_INTEGER)
         return -EBADMSG;
-    entry->offset = values[COLUMN_OFFSET];
+    entry->offset = values[INDEX_COLUMN_OFFSET];
     entry->file.stat = (struct file_stat){
-        .mode = (uint32_t)values[COLUMN_MODE],
-        .nlink = (uint32_t)values[COLUMN_NLINK],
-        .uid = (uint32_t)values[COLUMN_UID],
-        .gid = (uint32_t)values[COLUMN_GID],
-        .size_bytes = values[COLUMN_SIZE],
-        .rdev_major = (uint32_t)values[COLUMN_RDEV_MAJOR],
-        .rdev_minor = (uint32_t)values[COLUMN_RDEV_MINOR],
-        .mtime = {sqlite3_column_int64(stmt, COLUMN_MTIME_S), (uint32_t)values[COLUMN_MTIME_NS]},
+        .mode = (uint32_t)values[INDEX_COLUMN_MODE],
+        .nlink = (uint32_t)values[INDEX_COLUMN_NLINK],
+        .uid = (uint32_t)values[INDEX_COLUMN_UID],
+        .gid = (uint32_t)values[INDEX_COLUMN_GID],
+        .size_bytes = values[INDEX_COLUMN_SIZE],
+        .rdev_major = (uint32_t)values[INDEX_COLUMN_RDEV_MAJOR],
+        .rdev_minor = (uint32_t)values[INDEX_COLUMN_RDEV_MINOR],
+        .mtime = {sqlite3_column_int64(stmt, INDEX_COLUMN_MTIME_S),
+                  (uint32_t)values[INDEX_COLUMN_MTIME_NS]},
     };
     return 0;
 }
@@ -360,12 +361,12 @@ static int take_extents(sqlite3_stmt *stmt, struct file *file, struct file_exten
 {
     const char *data = NULL;
     size_t bytes = 0;
-    int r = take_bytes(stmt, COLUMN_EXTENTS, INDEX_FORM_VALUE_MAX_BYTES, &data, &bytes);
+    int r = take_bytes(stmt, INDEX_COLUMN_EXTENTS, INDEX_FORM_VALUE_MAX_BYTES, &data, &bytes);
     if (r < 0 || bytes % INDEX_FORM_EXTENT_BYTES)
         return r < 0 ? r : -EBADMSG;
     file->extents = data;
     file->extent_count = bytes / INDEX_FORM_EXTENT_BYTES;
-    file->is_sparse = sqlite3_column_type(stmt, COLUMN_EXTENTS) == SQLITE_BLOB;
+    file->is_sparse = sqlite3_column_type(stmt, INDEX_COLUMN_EXTENTS) == SQLITE_BLOB;
     struct file_extent *extents = calloc(file->extent_count + 1, sizeof(*extents));
     if (!extents)
         return -ENOMEM;
@@ -393,9 +394,10 @@ static int take_file(struct index *index, sqlite3_stmt *stmt, struct row *row)
     struct file *file = &row->entry.file;
     int r = take_stat(stmt, &row->entry);
     if (r == 0)
-        r = take_string(stmt, COLUMN_LINK_TARGET, INDEX_FORM_LINK_MAX_BYTES, row->link_target);
+        r = take_string(stmt, INDEX_COLUMN_LINK_TARGET, INDEX_FORM_LINK_MAX_BYTES,
+                        row->link_target);
     if (r == 0)
-        r = take_bytes(stmt, COLUMN_XATTRS, FILE_MAX_XATTR_BYTES, &file->xattrs,
+        r = take_bytes(stmt, INDEX_COLUMN_XATTRS, FILE_MAX_XATTR_BYTES, &file->xattrs,
                        &file->xattr_bytes);
     if (r == 0)
         r = take_extents(stmt, file, &extents);

@@ -124,36 +124,37 @@ static int bind_file(sqlite3_stmt *stmt, const struct index_entry *entry)
         int column;
         int64_t value;
     } numbers[] = {
-        {COLUMN_MODE, st->mode},
-        {COLUMN_NLINK, st->nlink},
-        {COLUMN_UID, st->uid},
-        {COLUMN_GID, st->gid},
-        {COLUMN_SIZE, (int64_t)st->size_bytes},
-        {COLUMN_MTIME_S, st->mtime.s},
-        {COLUMN_MTIME_NS, st->mtime.ns},
-        {COLUMN_RDEV_MAJOR, st->rdev_major},
-        {COLUMN_RDEV_MINOR, st->rdev_minor},
-        {COLUMN_OFFSET, (int64_t)entry->offset},
+        {INDEX_COLUMN_MODE, st->mode},
+        {INDEX_COLUMN_NLINK, st->nlink},
+        {INDEX_COLUMN_UID, st->uid},
+        {INDEX_COLUMN_GID, st->gid},
+        {INDEX_COLUMN_SIZE, (int64_t)st->size_bytes},
+        {INDEX_COLUMN_MTIME_S, st->mtime.s},
+        {INDEX_COLUMN_MTIME_NS, st->mtime.ns},
+        {INDEX_COLUMN_RDEV_MAJOR, st->rdev_major},
+        {INDEX_COLUMN_RDEV_MINOR, st->rdev_minor},
+        {INDEX_COLUMN_OFFSET, (int64_t)entry->offset},
     };
     int r = SQLITE_OK;
     for (size_t i = 0; r == SQLITE_OK && i < sizeof(numbers) / sizeof(numbers[0]); i++)
         r = sqlite3_bind_int64(stmt, numbers[i].column + 1, numbers[i].value);
     if (r == SQLITE_OK && file->link_target[0])
-        r = index_form_bind(stmt, COLUMN_LINK_TARGET, file->link_target, strlen(file->link_target));
+        r = index_form_bind(stmt, INDEX_COLUMN_LINK_TARGET, file->link_target,
+                            strlen(file->link_target));
     if (r == SQLITE_OK && file->xattr_bytes)
-        r = index_form_bind(stmt, COLUMN_XATTRS, file->xattrs, file->xattr_bytes);
+        r = index_form_bind(stmt, INDEX_COLUMN_XATTRS, file->xattrs, file->xattr_bytes);
     return r;
 }
 
 static int bind_place(sqlite3_stmt *stmt, const struct index_entry *entry)
 {
-    int r = sqlite3_bind_int64(stmt, COLUMN_ID + 1, (int64_t)entry->id);
+    int r = sqlite3_bind_int64(stmt, INDEX_COLUMN_ID + 1, (int64_t)entry->id);
     if (r == SQLITE_OK)
-        r = sqlite3_bind_int64(stmt, COLUMN_PARENT + 1, (int64_t)entry->parent);
+        r = sqlite3_bind_int64(stmt, INDEX_COLUMN_PARENT + 1, (int64_t)entry->parent);
     if (r == SQLITE_OK)
-        r = sqlite3_bind_int64(stmt, COLUMN_TARGET + 1, (int64_t)entry->target);
+        r = sqlite3_bind_int64(stmt, INDEX_COLUMN_TARGET + 1, (int64_t)entry->target);
     if (r == SQLITE_OK)
-        r = index_form_bind(stmt, COLUMN_NAME, entry->file.name, strlen(entry->file.name));
+        r = index_form_bind(stmt, INDEX_COLUMN_NAME, entry->file.name, strlen(entry->file.name));
     return r;
 }
 
@@ -167,7 +168,7 @@ static int insert_entry(struct index_writer *writer, const struct index_entry *e
     if (r == SQLITE_OK && is_first)
         r = bind_file(stmt, entry);
     if (r == SQLITE_OK && is_first && entry->file.is_sparse)
-        r = index_form_bind(stmt, COLUMN_EXTENTS, entry->file.extents,
+        r = index_form_bind(stmt, INDEX_COLUMN_EXTENTS, entry->file.extents,
                             entry->file.extent_count * INDEX_FORM_EXTENT_BYTES);
     return r == SQLITE_OK ? insert(writer, stmt, why) : write_failed(writer, why);
 }

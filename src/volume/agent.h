@@ -51,8 +51,8 @@ enum agents_how {
     AGENTS_BYTES,     /* it is asked, and sends their bytes */
 };
 
-/* The id of the container that holds the volume at the moment, malloc'ed; NULL:
- * none does.  Never blocks. */
+/* The id of the container that holds the volume at the moment, malloc'ed, and how it lets it
+ * be read; NULL: none does.  Never blocks. */
 char *agents_helper(struct agents *agents, const char *volume, enum agents_how *ret_how);
 
 /* ---- within the way (agent_contents.c) ---------------------------------------------- */
