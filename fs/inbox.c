@@ -5,8 +5,10 @@
 #include "base/fd.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define RECEIPT_MAX_BYTES 16384
 
@@ -168,12 +170,13 @@ static int make_pending(struct inbox_file *file)
     return 0;
 }
 
-/* Without the lock: what an attempt under way refuses is for the log. */
+/* Without the lock: what an attempt under way refuses is for the log, once a second. */
 static void tell_if_busy(struct inbox_file *file, ssize_t r)
 {
     struct inbox *inbox = file->inbox;
     cleanup_free char *name = NULL;
-    if (r != -EBUSY)
+    int64_t now_s = time(NULL);
+    if (r != -EBUSY || atomic_exchange(&file->busy_told_s, now_s) == now_s)
         return;
     {
         scoped_lock(&inbox->lock);

@@ -44,6 +44,8 @@ struct inbox_file {
     struct inbox_file *next; /* in the inbox's list */
     char *name;              /* under the inbox's lock */
 
+    _Atomic int64_t busy_told_s; /* when the log was last told of a refusal */
+
     pthread_mutex_t lock;
     pthread_cond_t tried; /* trying became false */
     bool trying;
