@@ -176,17 +176,22 @@ static int write_success(struct buf *out, const struct restore_request *request,
                          const struct tar_check *check)
 {
     char now[32];
+    char left_out[100] = "";
     format_now(now, sizeof(now));
+    if (tar_check_left_out(check) > 0)
+        (void)snprintf(left_out, sizeof(left_out),
+                       "without: %" PRIu64 " attributes of kinds that files have elsewhere\n",
+                       tar_check_left_out(check));
     return buf_printf(out,
                       "restored\n"
                       "volume:  %s\narchive: %s\nmembers: %" PRIu64 "\ndata:    %" PRIu64
-                      " bytes\nroot:    %s\nat:      %s\n"
+                      " bytes\nroot:    %s\n%sat:      %s\n"
                       "The archive was unpacked over the volume; this text took its place.\n",
                       request->volume, request->name, tar_check_members(check),
                       tar_check_data_bytes(check),
                       tar_check_has_root(check) ? "owner, mode and time set from the archive"
                                                 : "not in the archive, left as it was",
-                      now);
+                      left_out, now);
 }
 
 static int write_refusal(struct buf *out, const struct restore_request *request, int r, bool begun,
@@ -200,7 +205,7 @@ static int write_refusal(struct buf *out, const struct restore_request *request,
                       begun ? "FAILED" : "refused", request->volume, request->name,
                       fail_text(why, r), now,
                       begun ? "The engine failed while it unpacked: the volume may hold a part of "
-                              "the archive."
+                              "the archive, directories without their default ACLs."
                             : "The volume is as it was.",
                       advice(r));
 }

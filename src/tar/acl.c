@@ -137,6 +137,9 @@ static int acl_parse(struct acl *acl, const struct tar_xattr *xattr, struct fail
             .tag = known_tag(le16toh(entry.e_tag)), .perm = le16toh(entry.e_perm) & 7, .id = NO_ID};
         if (is_named(ace.tag))
             ace.id = le32toh(entry.e_id);
+        /* As the kernel tells of whom a user namespace has no number for, and takes from nobody. */
+        if (is_named(ace.tag) && ace.id == NO_ID)
+            continue;
         int r = acl_add(acl, ace, why);
         if (r < 0)
             return r;

@@ -5,11 +5,11 @@
  */
 #include "tar/check.h"
 
+#include "tar/attribute.h"
+#include "tar/default_acls.h"
 #include "tar/reader.h"
 
-#include <endian.h>
-#include <linux/capability.h>
-#include <linux/limits.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -35,6 +35,8 @@ struct tar_check {
     uint64_t names; /* nodes in the table */
     uint64_t data_bytes;
     uint64_t max_data_bytes;
+    uint64_t left_out;         /* attributes */
+    struct default_acls *acls; /* while it is read: what it will take to unpack it */
 };
 
 /* Splits the first component off *path: its length, 0 where there is none. */
@@ -214,34 +216,15 @@ static int add_size(struct tar_check *check, const struct tar_entry *entry, stru
     return 0;
 }
 
-/* Whether the kernel takes the attribute wherever it takes such ones: the engine ends in the
- * middle of unpacking otherwise. */
-static bool is_settable(const struct tar_xattr *xattr)
+static int check_xattrs(struct tar_check *check, struct tar_entry *entry, struct fail *why)
 {
-    static const char capability[] = "security.capability";
-    size_t name_bytes = strlen(xattr->name);
-    const char *dot = strchr(xattr->name, '.');
-    uint32_t magic = 0;
-    if (name_bytes == 0 || name_bytes > XATTR_NAME_MAX || (dot && !dot[1]) ||
-        xattr->value_bytes > XATTR_SIZE_MAX)
-        return false;
-    if (strcmp(xattr->name, capability) != 0)
-        return true;
-    /* linux security/commoncap.c, cap_convert_nscap */
-    if (xattr->value_bytes >= sizeof(magic))
-        memcpy(&magic, xattr->value, sizeof(magic));
-    magic = le32toh(magic) & VFS_CAP_REVISION_MASK;
-    return (magic == VFS_CAP_REVISION_2 && xattr->value_bytes == XATTR_CAPS_SZ_2) ||
-           (magic == VFS_CAP_REVISION_3 && xattr->value_bytes == XATTR_CAPS_SZ_3);
-}
-
-static int check_xattrs(const struct tar_entry *entry, struct fail *why)
-{
+    check->left_out += attribute_remove_foreign(entry);
     for (size_t i = 0; i < entry->xattr_count; i++)
-        if (!is_settable(&entry->xattrs[i]))
+        if (attribute_kind(entry, &entry->xattrs[i]) == ATTRIBUTE_IMPOSSIBLE)
             return fail_set(why, EINVAL, "%s: no file can have its attribute %.100s", entry->name,
                             entry->xattrs[i].name);
-    return 0;
+    int r = default_acls_put_off(check->acls, entry);
+    return r == -E2BIG ? fail_set(why, EINVAL, "too many directories with default ACLs") : r;
 }
 
 /* Reads the member's data through: that is the check. */
@@ -270,7 +253,7 @@ static int check_member(struct tar_check *check, struct tar_reader *reader, stru
         return r;
     r = add_name(check, &entry, why);
     if (r == 0)
-        r = check_xattrs(&entry, why);
+        r = check_xattrs(check, &entry, why);
     if (r == 0)
         r = add_size(check, &entry, why);
     if (r == 0)
@@ -286,7 +269,8 @@ int tar_check_run(int fd, uint64_t max_data_bytes, struct cancel *cancel,
         return -ENOMEM;
     check->max_data_bytes = max_data_bytes;
     check->root = calloc(1, sizeof(*check->root));
-    if (!check->root)
+    check->acls = default_acls_new();
+    if (!check->root || !check->acls)
         return -ENOMEM;
     check->root->type = S_IFDIR;
     struct tar_reader *reader cleanup_tar_reader = NULL;
@@ -299,6 +283,7 @@ int tar_check_run(int fd, uint64_t max_data_bytes, struct cancel *cancel,
         r = fail_set(why, EINVAL, "the archive has no members");
     if (r < 0)
         return r;
+    default_acls_free(take(check->acls));
     *ret_check = take(check);
     return 0;
 }
@@ -314,6 +299,7 @@ void tar_check_free(struct tar_check *check)
         free(node);
         node = next;
     }
+    default_acls_free(check->acls);
     free(check->root);
     free(check);
 }
@@ -326,6 +312,11 @@ uint64_t tar_check_members(const struct tar_check *check)
 uint64_t tar_check_data_bytes(const struct tar_check *check)
 {
     return check->data_bytes;
+}
+
+uint64_t tar_check_left_out(const struct tar_check *check)
+{
+    return check->left_out;
 }
 
 bool tar_check_has_root(const struct tar_check *check)

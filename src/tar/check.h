@@ -12,8 +12,8 @@
  *            directory; a member type that is none of file, directory,
  *            symlink, device, fifo; a root that is not a directory; a name
  *            component over 255 bytes, a path over TAR_CHECK_PATH_MAX, more
- *            names than TAR_CHECK_NAMES_MAX; an attribute that the kernel
- *            would not set
+ *            names than TAR_CHECK_NAMES_MAX; an attribute that no file can
+ *            have (tar/attribute.h), too many default ACLs (tar/default_acls.h)
  *   -ENOSPC  its files need more than max_data_bytes
  *   -EINTR   cancelled
  * The sentence names the member.
@@ -50,6 +50,9 @@ DEFINE_CLEANUP(cleanup_tar_check_impl, struct tar_check, tar_check_free)
  * written by someone who writes holes out too. */
 uint64_t tar_check_members(const struct tar_check *check);
 uint64_t tar_check_data_bytes(const struct tar_check *check);
+
+/* How many attributes no file on Linux has: whoever converts it leaves them out. */
+uint64_t tar_check_left_out(const struct tar_check *check);
 
 /* Whether the root's own entry ("./") is in the archive. */
 bool tar_check_has_root(const struct tar_check *check);

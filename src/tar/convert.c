@@ -2,6 +2,7 @@
 #include "tar/convert.h"
 
 #include "base/buf.h"
+#include "tar/attribute.h"
 #include "tar/default_acls.h"
 #include "tar/header.h"
 #include "tar/reader.h"
@@ -15,7 +16,7 @@
 
 struct tar_convert {
     struct tar_reader *reader;
-    struct default_acls *put_off; /* NULL: nothing is */
+    struct default_acls *put_off; /* NULL: to be kept */
     char *prefix;
     struct buf header;
     uint64_t zeros_left; /* to be handed out, and then these: */
@@ -74,11 +75,20 @@ static int write_header(struct tar_convert *convert, const struct tar_entry *ent
 static int next_directory(struct tar_convert *convert, struct fail *why)
 {
     struct tar_entry entry cleanup_tar_entry = {0};
-    if (convert->put_off && default_acls_next(convert->put_off, &entry))
-        return write_header(convert, &entry, why);
+    int r = convert->put_off ? default_acls_next(convert->put_off, &entry) : 0;
+    if (r != 0)
+        return r < 0 ? r : write_header(convert, &entry, why);
     convert->zeros_left = TAR_END_BYTES;
     convert->at_end = true;
     return 0;
+}
+
+static int prepare_to_unpack(struct tar_convert *convert, struct tar_entry *entry)
+{
+    if (!convert->put_off)
+        return 0;
+    (void)attribute_remove_foreign(entry); /* tar_check has counted them */
+    return default_acls_put_off(convert->put_off, entry);
 }
 
 static int next_member(struct tar_convert *convert, struct fail *why)
@@ -87,7 +97,7 @@ static int next_member(struct tar_convert *convert, struct fail *why)
     int r = tar_reader_next(convert->reader, &entry, why);
     if (r <= 0)
         return r < 0 ? r : next_directory(convert, why);
-    r = convert->put_off ? default_acls_put_off(convert->put_off, &entry) : 0;
+    r = prepare_to_unpack(convert, &entry);
     if (r == 0)
         r = write_header(convert, &entry, why);
     if (r < 0)

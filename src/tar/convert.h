@@ -23,7 +23,7 @@ struct tar_convert;
 /* What the archive is for. */
 enum tar_convert_use {
     TAR_CONVERT_TO_KEEP,   /* each member as it is */
-    TAR_CONVERT_TO_UNPACK, /* default ACLs last, see tar/default_acls.h */
+    TAR_CONVERT_TO_UNPACK, /* default ACLs last (tar/default_acls.h), no foreign attributes */
 };
 
 /* prefix as for tar_header_write, copied.  fd and errors as for tar_reader_open. */

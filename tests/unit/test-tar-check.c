@@ -263,35 +263,45 @@ static void test_attributes(unused_arg void **state)
 {
     static char long_name[5 + 251 + 1] = "user.";
     static char value[65536 + 1];
-    static const char capability[20] = "\1\0\0\2";
     (void)memset(long_name + 5, 'n', 251);
     const struct {
         const char *name;
         const void *value;
         size_t bytes;
         int result;
+        unsigned left_out;
     } cases[] = {
-        {long_name + 1, "", 0, 0}, /* engine and kernel agree that it is of no kind they know */
-        {long_name, "", 0, -EINVAL},
-        {"user.a", value, 65536, 0},
-        {"user.a", value, 65537, -EINVAL},
-        {"user.", "x", 1, -EINVAL},
-        {"security.capability", capability, sizeof(capability), 0},
-        {"security.capability", capability, sizeof(capability) - 1, -EINVAL},
-        {"security.capability", value, sizeof(capability), -EINVAL},
-        {"security.capability", "", 0, -EINVAL},
+        {"com.apple.quarantine", "x", 1, 0, 1},
+        {"btrfs.compression", "zstd", 4, 0, 1},
+        {"system.nfs4_acl", "x", 1, 0, 1},
+        {long_name + 1, "", 0, 0, 1},
+        {long_name, "", 0, -EINVAL, 0},
+        {"user.a", value, 65536, 0, 0},
+        {"user.a", value, 65537, -EINVAL, 0},
+        {"user.", "x", 1, -EINVAL, 0},
+        {"trusted.a", "x", 1, 0, 0},
+        {"security.capability", "\1\0\0\2................", 20, 0, 0},
+        {"security.capability", "\0\0\0\2................", 20, 0, 0},
+        {"security.capability", "\2\0\0\2................", 20, -EINVAL, 0},
+        {"security.capability", "\1\0\0\2...............", 19, -EINVAL, 0},
+        {"security.capability", "\1\0\0\3................", 20, -EINVAL, 0},
+        {"security.capability", "\1\0\0\3................\0\0\0\0", 24, 0, 0},
+        {"security.capability", "\1\0\0\3................\xff\xff\xff\xff", 24, -EINVAL, 0},
+        {"security.capability", "", 0, -EINVAL, 0},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct tar_entry entry cleanup_tar_entry = {.name = strdup("f"), .mode = S_IFREG | 0644};
         struct buf archive cleanup_buf;
         struct fail why = FAIL_INIT;
+        struct tar_check *check cleanup_tar_check = NULL;
         buf_init(&archive, BYTES_MAX);
         assert_int_equal(tar_entry_add_xattr(&entry, cases[i].name, cases[i].value, cases[i].bytes),
                          0);
         add_member(&archive, &entry, NULL);
         add_end(&archive);
-        int r = check_bytes(&archive, 100, NULL, NULL, &why);
-        if (r != cases[i].result || (r < 0 && !strstr(why.text, "attribute")))
+        int r = check_bytes(&archive, 100, NULL, &check, &why);
+        if (r != cases[i].result || (r < 0 && !strstr(why.text, "attribute")) ||
+            (r == 0 && tar_check_left_out(check) != cases[i].left_out))
             fail_msg("case %zu: %d (%s)", i, r, why.text);
     }
 }
@@ -426,6 +436,7 @@ int main(void)
         cmocka_unit_test(test_lengths),
         cmocka_unit_test(test_unknown_types),
         cmocka_unit_test(test_attributes),
+
         cmocka_unit_test(test_roots),
         cmocka_unit_test(test_space),
         cmocka_unit_test(test_holes_take_space),

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "test-tar.h"
 
+#include "tar/acl.h"
 #include "tar/convert.h"
+#include "tar/default_acls.h"
 #include "tar/scan.h"
 
 /* Converts into out, asking for at most `piece` bytes at a time (0: random). */
@@ -233,6 +235,8 @@ static void test_default_acls(unused_arg void **state)
           "add('c', b'5', **{" DEFAULT "})\n"
           "add('d', b'5')\n"
           "add('c', b'0')\n"
+          "m = tarfile.TarInfo('b'); m.type = b'5'; m.uid = 7; m.mode = 0o700\n"
+          "m.pax_headers = {'SCHILY.xattr.com.apple.x': 'v'}; t.addfile(m)\n"
           "t.close()\"");
     struct buf converted cleanup_buf;
     struct buf listing cleanup_buf;
@@ -254,14 +258,15 @@ static void test_default_acls(unused_arg void **state)
         "762f63 100644 ",
         "\n76 40644 ",
         SOME,
-        "\n762f62 40644 ",
+        "\n762f62 40700 7:0 ",
         SOME,
     };
     assert_in_order(&listing, lines, sizeof(lines) / sizeof(lines[0]));
     size_t count = 0;
     for (const char *at = buf_string(&listing); (at = strchr(at, '\n')); at++)
         count++;
-    assert_int_equal(count, 8);
+    assert_int_equal(count, 9);
+    assert_null(strstr(buf_string(&listing), "com.apple"));
     int fd cleanup_close = open("x.tar", O_RDONLY | O_CLOEXEC);
     struct buf to_keep cleanup_buf;
     assert_int_equal(convert_fd(fd, "v/", TAR_CONVERT_TO_KEEP, 0, &to_keep, NULL), 0);
@@ -271,6 +276,28 @@ static void test_default_acls(unused_arg void **state)
                                        "\n762f63 40644 ", SOME, "762f63 100644 "};
     assert_in_order(&listing, kept, sizeof(kept) / sizeof(kept[0]));
     assert_null(strstr(buf_string(&listing), NONE));
+}
+
+/* Whatever an archive says, the memory for it is bounded. */
+static void test_default_acls_are_bounded(unused_arg void **state)
+{
+    static char acl[60000];
+    struct default_acls *acls cleanup_default_acls = default_acls_new();
+    size_t most = DEFAULT_ACLS_MAX_BYTES / sizeof(acl) + 1;
+    int r = 0;
+    size_t i;
+    assert_non_null(acls);
+    for (i = 0; r == 0 && i < most; i++) {
+        struct tar_entry entry cleanup_tar_entry = {.mode = S_IFDIR | 0755};
+        char name[32];
+        (void)snprintf(name, sizeof(name), "d%zu", i);
+        assert_non_null(entry.name = strdup(name));
+        memcpy(acl, &i, sizeof(i));
+        assert_int_equal(tar_entry_add_xattr(&entry, TAR_ACL_DEFAULT, acl, sizeof(acl)), 0);
+        r = default_acls_put_off(acls, &entry);
+    }
+    assert_int_equal(r, -E2BIG);
+    assert_true(i > most / 2);
 }
 
 /* Large files with holes: the zeros are made as they are asked for. */
@@ -326,10 +353,15 @@ static void test_no_members(unused_arg void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unpacks_the_same), cmocka_unit_test(test_pieces_of_any_length),
-        cmocka_unit_test(test_idempotent),       cmocka_unit_test(test_prefix),
-        cmocka_unit_test(test_attributes),       cmocka_unit_test(test_default_acls),
-        cmocka_unit_test(test_large_hole),       cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_unpacks_the_same),
+        cmocka_unit_test(test_pieces_of_any_length),
+        cmocka_unit_test(test_idempotent),
+        cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_attributes),
+        cmocka_unit_test(test_default_acls),
+        cmocka_unit_test(test_default_acls_are_bounded),
+        cmocka_unit_test(test_large_hole),
+        cmocka_unit_test(test_damage),
         cmocka_unit_test(test_no_members),
     };
     return cmocka_run_group_tests(tests, make_tree, leave_test_dir);

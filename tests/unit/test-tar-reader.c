@@ -717,7 +717,8 @@ static size_t xattr_record(char *record, size_t room, const char *name, const st
     bytes += bytes > 99; /* the length's own digits, with the blank: 3 or 4 */
     int head = snprintf(record, room, "%zu SCHILY.xattr.%s=", bytes - 1, name);
     assert_true(head > 0 && (size_t)head + value->len + 1 < room);
-    memcpy(record + head, value->data, value->len);
+    if (value->len)
+        memcpy(record + head, value->data, value->len);
     record[(size_t)head + value->len] = '\n';
     assert_int_equal(atoi(record), (size_t)head + value->len + 1);
     return (size_t)head + value->len + 1;
@@ -754,6 +755,11 @@ static void test_acls_as_attributes(unused_arg void **state)
          ACE("01", "06", ANY) ACE("02", "04", HUGE) ACE("04", "04", ANY) ACE("10", "05", ANY)
              ACE("20", "00", ANY) "\n"},
         {ACCESS, "02000000", "posix_acl_access=02000000\n"}, /* there is none */
+        {ACCESS, /* somebody without a number is nobody */
+         "02000000" ACE("01", "06", ANY) ACE("02", "04", ANY) ACE("04", "04", ANY)
+             ACE("10", "05", ANY) ACE("20", "00", ANY),
+         "posix_acl_access=02000000" ACE("01", "06", ANY) ACE("04", "04", ANY) ACE("10", "05", ANY)
+             ACE("20", "00", ANY) "\n"},
         {ACCESS, "03000000" ACE("01", "06", ANY) ACE("04", "04", ANY) ACE("20", "00", ANY), NULL},
         {ACCESS, "02000000" ACE("01", "06", ANY) ACE("04", "04", ANY), NULL},
         {ACCESS,
