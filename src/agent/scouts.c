@@ -27,8 +27,9 @@
 struct parted {
     struct listing *listing;
     size_t count;
-    atomic_uint users; /* its pieces' places */
-    size_t unlisted;   /* pieces; by the lock */
+    atomic_uint users;   /* its pieces' places */
+    atomic_size_t bytes; /* of its records */
+    size_t unlisted;     /* pieces but the first; by the lock */
 };
 
 /* A directory, or a piece of one. */
@@ -53,8 +54,10 @@ struct scouts {
     pthread_mutex_t lock;  /* of what follows */
     pthread_cond_t work;   /* for the threads */
     pthread_cond_t listed; /* for the walk */
-    struct place *first;   /* those that are not READY, as the walk will come to them */
-    struct place *ready;   /* the others, by their keys */
+    struct place *first;   /* directories that are not READY, as the walk will come to them */
+    struct place *pieces;  /* pieces that are not, but the first ones: they come before all else */
+    struct place *ready;   /* what is, by its key */
+    bool is_short;         /* of memory: something was lost */
     unsigned waiting;
     size_t ready_bytes;
     unsigned depth; /* of the directory that the walk is in */
@@ -121,6 +124,7 @@ void scouts_free(struct scouts *scouts)
     for (unsigned i = 0; i < atomic_load(&scouts->thread_count); i++)
         (void)pthread_join(scouts->threads[i], NULL);
     places_free(scouts, scouts->first);
+    places_free(scouts, scouts->pieces);
     struct place *place = scouts->ready;
     HASH_CLEAR(hh, scouts->ready);
     while (place) {
@@ -227,6 +231,17 @@ static int list_whole(const struct scouts *scouts, struct listing *listing, stru
     return r;
 }
 
+static int list_piece(const struct scouts *scouts, struct place *place)
+{
+    struct parted *parted = place->parted;
+    if (atomic_load(&parted->bytes) > scouts->max_bytes)
+        return -EMSGSIZE;
+    int r = listing_piece(parted->listing, (size_t)place->piece * PIECE_NAMES, PIECE_NAMES,
+                          scouts->flags, &place->records);
+    atomic_fetch_add(&parted->bytes, place->records.len);
+    return r;
+}
+
 static void start_threads(struct scouts *scouts);
 
 /* Lists the directory, or its first piece, or the piece. */
@@ -240,8 +255,7 @@ static int list(struct scouts *scouts, struct place *place, bool by_walk, struct
         start_threads(scouts);
     if (!place->parted && !part(scouts, place, &listing, ret_others))
         return list_whole(scouts, listing, &place->records);
-    return listing_piece(place->parted->listing, (size_t)place->piece * PIECE_NAMES, PIECE_NAMES,
-                         scouts->flags, &place->records);
+    return list_piece(scouts, place);
 }
 
 /* ---- the lists, with the lock --------------------------------------------------------- */
@@ -256,7 +270,7 @@ static void insert_places(struct scouts *scouts, struct place **at, struct place
 
 static void remove_place(struct scouts *scouts, struct place *place)
 {
-    struct place **at = &scouts->first;
+    struct place **at = place->piece > 0 ? &scouts->pieces : &scouts->first;
     while (*at != place)
         at = &(*at)->next;
     *at = place->next;
@@ -273,10 +287,12 @@ static void add_ready(struct scouts *scouts, struct place *place)
 {
     place->state = READY;
     HASH_ADD(hh, scouts->ready, path, place->key_bytes, place);
-    if (place->hh.tbl)
+    if (place->hh.tbl) {
         scouts->ready_bytes += bytes_of(place);
-    else /* no memory: nobody has listed it */
-        place_free(scouts, place);
+        return;
+    }
+    scouts->is_short = true;
+    place_free(scouts, place);
 }
 
 static void wake_if_worth_it(struct scouts *scouts)
@@ -292,39 +308,50 @@ static struct place *next_waiting(struct place *place)
     return place;
 }
 
-/* What to list next; NULL: there is nothing to do now.  The first is left to the walk, which
- * would come and wait for it.  What is not below the directory that the walk is in gets no
- * more than half of the room; a piece is not kept waiting. */
+/* What to list next; NULL: there is nothing to do now.  The first directory is left to the walk,
+ * which would come and wait for it.  One that is not below that which the walk is in gets no
+ * more than a quarter of the room. */
 static struct place *find_work(const struct scouts *scouts)
 {
+    struct place *piece = next_waiting(scouts->pieces);
     struct place *first = next_waiting(scouts->first);
     struct place *place = first ? next_waiting(first->next) : NULL;
-    if (!place)
-        return NULL;
+    if (piece || !place)
+        return piece;
     bool is_near = place->depth > scouts->depth;
-    if (place->piece > 0)
-        return place;
-    return scouts->ready_bytes <= SCOUTS_MAX_READY_BYTES / (is_near ? 1 : 2) ? place : NULL;
+    return scouts->ready_bytes <= SCOUTS_MAX_READY_BYTES / (is_near ? 1 : 4) ? place : NULL;
 }
 
-/* Lists it, without the lock meanwhile.  Its other pieces come right behind it, and then the
- * directories within: what names were read of is soon looked at. */
+/* Of a directory whose names were just read: they are to be looked at now. */
+static void add_pieces(struct scouts *scouts, struct place *pieces)
+{
+    struct place **at = &scouts->pieces;
+    if (!pieces)
+        return;
+    while (*at)
+        at = &(*at)->next;
+    insert_places(scouts, at, pieces);
+    (void)pthread_cond_broadcast(&scouts->work);
+}
+
+/* Lists it, without the lock meanwhile.  The directories within come right behind it; those of
+ * a parted one when the walk tells of them: there may be many. */
 static void list_place(struct scouts *scouts, struct place *place)
 {
     struct place *within = NULL;
-    struct place *others = NULL;
+    struct place *pieces = NULL;
     place->state = UNDER_WAY; /* nobody takes it out now */
     scouts->waiting--;
     (void)pthread_mutex_unlock(&scouts->lock);
-    place->result = list(scouts, place, false, &others);
-    if (place->result == 0)
+    place->result = list(scouts, place, false, &pieces);
+    if (place->result == 0 && !place->parted)
         place->result = make_places(scouts, place->path, place->depth + 1, &place->records,
                                     &place->told, &within);
     (void)pthread_mutex_lock(&scouts->lock);
     insert_places(scouts, &place->next, within);
-    insert_places(scouts, &place->next, others);
+    add_pieces(scouts, pieces);
     remove_place(scouts, place);
-    if (place->piece > 0)
+    if (place->parted && place->piece > 0)
         place->parted->unlisted--;
     add_ready(scouts, place);
     (void)pthread_cond_signal(&scouts->listed);
@@ -411,7 +438,7 @@ static struct place *take_ready(struct scouts *scouts)
     return place;
 }
 
-/* That is not. */
+/* That is not.  A piece never is not, when it is its turn. */
 static struct place *find_place(const struct scouts *scouts)
 {
     struct place *place = scouts->first;
@@ -444,7 +471,7 @@ static struct place *take_place(struct scouts *scouts)
 
 static struct place *find_piece(const struct scouts *scouts, const struct parted *parted)
 {
-    struct place *place = next_waiting(scouts->first);
+    struct place *place = next_waiting(scouts->pieces);
     while (place && place->parted != parted)
         place = next_waiting(place->next);
     return place;
@@ -455,8 +482,6 @@ static struct place *find_piece(const struct scouts *scouts, const struct parted
 static void finish_pieces(struct scouts *scouts, const struct parted *parted)
 {
     scoped_lock(&scouts->lock);
-    if (parted->unlisted > 1)
-        (void)pthread_cond_broadcast(&scouts->work);
     while (parted->unlisted > 0) {
         struct place *next = find_piece(scouts, parted);
         if (next)
@@ -470,24 +495,30 @@ static void finish_pieces(struct scouts *scouts, const struct parted *parted)
  * memory or descriptors. */
 static int list_now(struct scouts *scouts, struct place *place)
 {
-    struct place *others = NULL;
+    struct place *pieces = NULL;
     buf_clear(&place->records);
     place->told = (struct scouts_told){0};
-    int r = list(scouts, place, true, &others);
-    add_places(scouts, others, place->depth + 1); /* before all that is not within it */
+    int r = list(scouts, place, true, &pieces);
+    scoped_lock(&scouts->lock);
+    add_pieces(scouts, pieces);
     return r;
 }
 
+/* NULL: no memory. */
 static struct place *get_place(struct scouts *scouts, const char *path, unsigned depth,
                                unsigned piece)
 {
-    struct place *place = NULL;
-    if (make_key(scouts, path, piece) == 0) {
+    struct place *place;
+    if (make_key(scouts, path, piece) < 0)
+        return NULL;
+    {
         scoped_lock(&scouts->lock);
         scouts->depth = depth;
         place = take_place(scouts);
+        if (!place && (scouts->is_short || piece > 0))
+            return NULL;
     }
-    return place || piece > 0 ? place : new_place(scouts, path, NULL, depth, 0);
+    return place ? place : new_place(scouts, path, NULL, depth, 0);
 }
 
 int scouts_list(struct scouts *scouts, const char *path, unsigned depth, unsigned piece,

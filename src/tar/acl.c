@@ -197,7 +197,7 @@ static int convert_one(struct archive_entry *from, struct tar_entry *entry, int 
     if (!given && !(archive_entry_acl_types(from) & type))
         return 0;
     int r = given ? acl_parse(&acl, given, why) : acl_fill(&acl, from, type, why);
-    if (r < 0 || (given && acl.count == 0))
+    if (r < 0 || (given && given->value_bytes == sizeof(struct posix_acl_xattr_header)))
         return r;
     r = acl_complete(&acl, why);
     if (r < 0)

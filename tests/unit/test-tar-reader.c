@@ -769,6 +769,7 @@ static void test_acls_as_attributes(unused_arg void **state)
         {ACCESS, "02000000" ACE("03", "06", ANY) ACE("04", "04", ANY) ACE("20", "00", ANY), NULL},
         {ACCESS, "02000000" ACE("40", "06", ANY) ACE("04", "04", ANY) ACE("20", "00", ANY), NULL},
         {ACCESS, "02000000" ACE("01", "06", ANY) ACE("04", "04", ANY) "2000", NULL},
+        {ACCESS, "02000000" ACE("02", "06", ANY), NULL}, /* of nobody alone */
         {ACCESS, "0200", NULL},
         {ACCESS, "", NULL},
         {"system.posix_acl_default", /* of a file */
