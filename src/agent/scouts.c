@@ -438,7 +438,7 @@ static struct place *take_ready(struct scouts *scouts)
     return place;
 }
 
-/* That is not.  A piece never is not, when it is its turn. */
+/* If it is not.  Pieces are not looked for here: finish_pieces has made them READY. */
 static struct place *find_place(const struct scouts *scouts)
 {
     struct place *place = scouts->first;

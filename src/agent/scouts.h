@@ -12,7 +12,8 @@
 
 #include "agent/inspect.h"
 
-/* Bytes of what is ready, beyond which no other directory is begun. */
+/* Bytes of what is ready, beyond which no other directory is begun; the pieces of a large one
+ * are all listed once its names were read. */
 #define SCOUTS_MAX_READY_BYTES ((size_t)8 << 20)
 /* Of one directory's own, so many are known ahead. */
 #define SCOUTS_MAX_TOLD 16

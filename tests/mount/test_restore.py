@@ -278,6 +278,22 @@ def test_receipt_of_a_refusal(mount, engine, volume, scratch):
     made.restore(name, "y.tar").unlink()
 
 
+def test_what_linux_has_no_attributes_for_is_left_out(mount, engine, volume, scratch):
+    """As in an archive from a Mac: the files come, and the receipt tells."""
+    name = volume()
+    made = mount()
+    with tarfile.open(scratch / "x.tar", "w", format=tarfile.PAX_FORMAT) as out:
+        for member in ("a", "b"):
+            info = tarfile.TarInfo(member)
+            info.pax_headers = {"SCHILY.xattr.com.apple.quarantine": "x",
+                                "SCHILY.xattr.user.kept": "y"}
+            out.addfile(info)
+    run("cp", scratch / "x.tar", made.restore(name))
+    assert "\nwithout: 2 attributes " in made.restore(name, "x.tar").read_text()
+    for member in ("a", "b"):
+        assert os.listxattr(engine.mountpoint(name) / member) == ["user.kept"]
+
+
 def test_touching_up_afterwards(mount, engine, volume, archive, source):
     name = volume()
     made = mount()
