@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -130,6 +131,18 @@ static bool is_readable(int fd)
     return poll(&look, 1, 0) > 0;
 }
 
+/* What is done in no time, and nobody waits for: after most of them the next request is
+ * there already, as `tar` closes one file and opens another, and to wake a thread for that
+ * would cost more than they do.  One that does take long is the watch's. */
+static bool is_brief(const struct fuse_buf *buf)
+{
+    const struct fuse_in_header *head = buf->mem;
+    if (buf->flags & FUSE_BUF_IS_FD || buf->size < sizeof(*head))
+        return false;
+    return head->opcode == FUSE_RELEASE || head->opcode == FUSE_RELEASEDIR ||
+           head->opcode == FUSE_FORGET || head->opcode == FUSE_BATCH_FORGET;
+}
+
 static void sleep_until_readable(struct loop *loop)
 {
     struct pollfd look[] = {{.fd = loop->fd, .events = POLLIN},
@@ -165,7 +178,7 @@ static void *serve(void *data)
                 end(loop);
                 break;
             }
-            begin_request(loop, is_readable(loop->fd));
+            begin_request(loop, !is_brief(&buf) && is_readable(loop->fd));
             fuse_session_process_buf(loop->session, &buf);
         } while (end_request(loop, term));
     }
