@@ -96,14 +96,14 @@ int inspect_open_file(int root, const char *path, uint64_t dev, uint64_t identit
     return is_wanted(ret_stat, dev, identity) ? open_found(found) : -ESTALE;
 }
 
-int inspect_open_quickly(int dir, const char *name, uint64_t dev, uint64_t identity,
+int inspect_open_quickly(int dir, const char *path, uint64_t dev, uint64_t identity,
                          struct file_stat *ret_stat)
 {
     *ret_stat = (struct file_stat){0};
-    int r = read_stat(dir, name, ret_stat);
+    int r = beneath_is_path(path) ? read_stat(dir, path, ret_stat) : -EXDEV;
     if (r < 0 || !is_wanted(ret_stat, dev, identity))
         return r < 0 ? r : -ESTALE;
-    cleanup_close int fd = beneath_open(dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
+    cleanup_close int fd = beneath_open(dir, path, O_RDONLY | O_NONBLOCK | O_NOATIME);
     r = fd < 0 ? fd : inspect_open(fd, ret_stat);
     if (r < 0)
         return r;

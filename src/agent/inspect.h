@@ -71,13 +71,13 @@ must_check int inspect_open_file(int root, const char *path, uint64_t dev, uint6
                                  struct file_stat *ret_stat);
 
 /*
- * The same of a name in dir, at two thirds of the price: for a dir in a mount through which
- * no device can be opened.  What is put there between looking and opening, within
+ * The same below dir, at two thirds of the price: for a dir in a mount through which no
+ * device can be opened and no symbolic link is followed.  What is put there between looking and opening, within
  * microseconds, is opened too and closed again; so a fifo's writer may find its reader gone.
  * Never waits for a lease to be broken: -EAGAIN.  After any failure inspect_open_file may
  * still succeed.
  */
-must_check int inspect_open_quickly(int dir, const char *name, uint64_t dev, uint64_t identity,
+must_check int inspect_open_quickly(int dir, const char *path, uint64_t dev, uint64_t identity,
                                     struct file_stat *ret_stat);
 
 /* Whether the directory is on a file system of this machine's disks or memory, of those we

@@ -122,8 +122,12 @@ static int local_file_open(struct contents *contents, const char *path, uint64_t
                            struct cancel *cancel, struct contents_file **ret_file)
 {
     (void)cancel;
+    int nodev_root = ((const struct local_contents *)contents)->nodev_root;
     struct file_stat st;
-    cleanup_close int fd = inspect_open_file(root_of(contents), path, dev, id, &st);
+    cleanup_close int fd =
+        nodev_root >= 0 ? inspect_open_quickly(nodev_root, path, dev, id, &st) : -1;
+    if (fd < 0) /* also what is mounted below the volume's directory */
+        fd = inspect_open_file(root_of(contents), path, dev, id, &st);
     if (fd < 0)
         return fd;
     struct local_file *file = file_new(0);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A directory in a mount of its own, through which no device can be opened (mount(8),
- * nodev): opening one may do something, tapes rewind, watchdogs bite.
+ * A directory in a mount of its own, through which no device can be opened and no symbolic
+ * link is followed (mount(8), nodev and nosymfollow): opening a device may do something,
+ * tapes rewind, watchdogs bite, and a link may lead anywhere.
  */
 #ifndef DVOLFS_VOLUME_NODEV_MOUNT_H
 #define DVOLFS_VOLUME_NODEV_MOUNT_H
@@ -14,8 +15,8 @@
  * Opens dir anew, for reading, in a mount that is attached nowhere and goes with the last
  * descriptor of what is in it.  It is read-only too, and has nothing of what is mounted
  * below dir.  The descriptor; -EPERM: it takes CAP_SYS_ADMIN; -EINVAL: dir is of another
- * mount namespace; -ENOSYS: the kernel (before 5.12) cannot; -errno of open_tree(2) and
- * mount_setattr(2).
+ * mount namespace, or the kernel (before 5.14) cannot; -ENOSYS: nor can one before 5.12;
+ * -errno of open_tree(2) and mount_setattr(2).
  */
 must_check int nodev_mount_of(int dir);
 

@@ -122,6 +122,31 @@ static void no_device_is_opened(void **state)
     assert_int_equal(try_open(contents, &known, text), -ESTALE);
 }
 
+/* Neither looked at nor opened, wherever in the path it is. */
+static void no_link_is_followed(void **state)
+{
+    (void)state;
+    shell("rm -rf tree outside && mkdir -p tree/dir/below outside/below && "
+          "printf one >tree/dir/below/file && ln tree/dir/below/file outside/below/file && "
+          "ln -s ../outside tree/out && ln -s dir tree/in");
+    struct contents *contents cleanup_contents = open_tree_contents();
+    struct known known = know(contents, "dir/below/file");
+    char text[8];
+    assert_int_equal(try_open(contents, &known, text), 0);
+    assert_string_equal(text, "one");
+    static const char *const by_links[] = {"in/below/file", "out/below/file"};
+    cleanup_close int root = nodev_root();
+    for (size_t i = 0; i < sizeof(by_links) / sizeof(*by_links); i++) {
+        known.path = by_links[i];
+        assert_int_equal(try_open(contents, &known, text), -ELOOP);
+        struct file_stat st;
+        if (root >= 0) /* that takes root */
+            assert_int_equal(inspect_open_quickly(root, known.path, known.dev, known.id, &st),
+                             -ELOOP);
+        assert_int_equal(root >= 0 && fstatat(root, known.path, &(struct stat){0}, 0) == 0, 0);
+    }
+}
+
 /* A mount below the volume's directory is seen, and is not kept from being unmounted. */
 static void mounts_below_are_followed(void **state)
 {
@@ -290,6 +315,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_in_a_files_place_is_opened),
         cmocka_unit_test(no_device_is_opened),
+        cmocka_unit_test(no_link_is_followed),
         cmocka_unit_test(mounts_below_are_followed),
         cmocka_unit_test(a_directory_of_another_namespace),
         cmocka_unit_test(file_systems_of_this_machine),
