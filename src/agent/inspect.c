@@ -22,6 +22,7 @@
 #define BCACHEFS_MAGIC 0xca451a4e
 /* The names of one directory in memory: a million of 64 bytes. */
 #define NAMES_MAX_BYTES ((size_t)256 << 20)
+#define NAMES_AT_ONCE_BYTES ((size_t)32 * 1024)
 
 struct listing {
     int fd;
@@ -255,7 +256,8 @@ static int read_stat_and_link(int dir, const char *name, struct file_stat *ret, 
 /* Adds the record of dir/name ("" is dir itself), called shown. */
 static int inspect_at(int dir, const char *name, const char *shown, unsigned flags, struct buf *out)
 {
-    char target[PATH_MAX] = "";
+    char target[PATH_MAX];
+    target[0] = '\0';
     struct buf xattrs cleanup_buf;
     buf_init(&xattrs, FILE_MAX_XATTR_BYTES);
     struct buf extents cleanup_buf;
@@ -296,21 +298,33 @@ static int by_bytes(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static int read_names(DIR *dir, struct listing *listing)
+static int add_name(struct listing *listing, const char *name)
 {
-    struct dirent *entry;
-    errno = 0;
-    while ((entry = readdir(dir))) {
-        const char *name = entry->d_name;
-        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-            continue;
-        int r = buf_add(&listing->names, name, strlen(name) + 1);
-        if (r < 0)
-            return r == -EMSGSIZE ? -E2BIG : r;
-        listing->count++;
-        errno = 0;
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return 0;
+    int r = buf_add(&listing->names, name, strlen(name) + 1);
+    if (r < 0)
+        return r == -EMSGSIZE ? -E2BIG : r;
+    listing->count++;
+    return 0;
+}
+
+/* Without opendir(3), which has its memory allocated and asks for what is known: most
+ * directories are small. */
+static int read_names(struct listing *listing)
+{
+    _Alignas(struct dirent64) char entries[NAMES_AT_ONCE_BYTES];
+    ssize_t n;
+    while ((n = getdents64(listing->fd, entries, sizeof(entries))) > 0) {
+        const struct dirent64 *entry;
+        for (ssize_t at = 0; at < n; at += entry->d_reclen) {
+            entry = (const struct dirent64 *)(const void *)(entries + at);
+            int r = add_name(listing, entry->d_name);
+            if (r < 0)
+                return r;
+        }
     }
-    return -errno;
+    return n < 0 && errno != ENOENT ? -errno : 0; /* ENOENT: it is removed, and empty */
 }
 
 static int sort_names(struct listing *listing)
@@ -327,15 +341,7 @@ static int sort_names(struct listing *listing)
 
 static int fill(struct listing *listing)
 {
-    int copy = fcntl(listing->fd, F_DUPFD_CLOEXEC, 0);
-    DIR *dir = copy >= 0 ? fdopendir(copy) : NULL;
-    if (!dir) {
-        int err = errno;
-        cleanup_close_impl(&copy);
-        return -err;
-    }
-    int r = read_names(dir, listing);
-    (void)closedir(dir);
+    int r = read_names(listing);
     return r < 0 ? r : sort_names(listing);
 }
 
