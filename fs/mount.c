@@ -191,7 +191,7 @@ static void read_further_ahead(const char *path)
     FILE *setting = name[0] ? fopen(name, "we") : NULL;
     if (!setting)
         return;
-    (void)fprintf(setting, "%d\n", NODE_BLOCK_BYTES / 1024);
+    (void)fprintf(setting, "%d\n", NODE_AHEAD_BYTES / 1024);
     (void)fclose(setting);
 }
 

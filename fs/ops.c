@@ -696,7 +696,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
      * kernel's guess (AUTO) makes it ask for most of them one by one. */
     conn->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;
     /* The kernel takes the lower of this and the mount's own: see mount.c. */
-    conn->max_readahead = NODE_BLOCK_BYTES;
+    conn->max_readahead = NODE_AHEAD_BYTES;
 }
 
 const struct fuse_lowlevel_ops ops_table = {
