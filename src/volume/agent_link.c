@@ -36,6 +36,14 @@
 /* That have come and whose frames have not: a message's, since the next is read
  * apart from it, and its frames follow at once. */
 #define MAX_FDS 256
+/*
+ * A stream comes in the pieces that the engine's shim copies, of 4 KiB with containerd 1.6,
+ * and to be woken for each costs us and the engine more than the piece.  So while more than
+ * so many replies are due they are let gather: the contents of 61,000 files take 0.84 to
+ * 0.93 of the time.
+ */
+#define GATHER_REPLIES 16
+#define GATHER_NS 500000
 /* Of requests that are not sent yet, then who has more to ask waits; and of those
  * with what is told without waiting. */
 #define FULL_OUT_BYTES ((size_t)8 << 20)
@@ -395,6 +403,11 @@ static int wait_for_link(struct agent_link *link, bool sends, int64_t until_ms,
     return ready != 0;
 }
 
+static bool lets_gather(const struct agent_link *link)
+{
+    return !link->is_socket && !link->out.len && link->slots_used > GATHER_REPLIES;
+}
+
 /* Waits for the connection and takes what has come.  Lets the lock go meanwhile. */
 static void read_once(struct agent_link *link, struct cancel *cancel)
 {
@@ -407,10 +420,12 @@ static void read_once(struct agent_link *link, struct cancel *cancel)
                              .msg_iovlen = 1,
                              .msg_control = link->is_socket ? control.bytes : NULL,
                              .msg_controllen = link->is_socket ? sizeof(control.bytes) : 0};
-    bool sends = link->out.len > 0;
+    bool sends = link->out.len > 0, gathers = lets_gather(link);
     int64_t until_ms = link->silent_since_ms + AGENT_SILENCE_MS;
     link->is_read = true;
     (void)pthread_mutex_unlock(&link->lock);
+    if (gathers)
+        (void)nanosleep(&(struct timespec){.tv_nsec = GATHER_NS}, NULL);
     int ready = wait_for_link(link, sends, until_ms, cancel);
     ssize_t n = ready ? receive(link, &message) : -ETIMEDOUT;
     (void)pthread_mutex_lock(&link->lock);
