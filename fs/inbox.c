@@ -194,6 +194,7 @@ static int inbox_file_getattr(struct node *node, const struct request *request,
     scoped_lock(&file->lock);
     node_stat_made_up(ret_stat, S_IFREG | file->mode,
                       file->receipt ? strlen(file->receipt) : file->bytes, &file->mtime);
+    ret_stat->st_blksize = NODE_WRITE_BYTES;
     return 0;
 }
 

@@ -31,6 +31,10 @@
  * same disk it is 2 times, and 3 with 1 MiB. */
 #define NODE_BLOCK_BYTES (128 << 10)
 
+/* The same of a file that is being written: what the kernel sends at once.  800 MB arrive in
+ * 0.65 of the time that pieces of 128 KiB take. */
+#define NODE_WRITE_BYTES (1 << 20)
+
 /* What the kernel reads ahead of a reader.  So much stays in a processor's cache between our
  * copy and the reader's: with 128 KiB, and with 1 MiB, cp of some GiB takes 1.15 times as
  * long. */
