@@ -140,7 +140,7 @@ static bool is_brief(const struct fuse_buf *buf)
     if (buf->flags & FUSE_BUF_IS_FD || buf->size < sizeof(*head))
         return false;
     return head->opcode == FUSE_RELEASE || head->opcode == FUSE_RELEASEDIR ||
-           head->opcode == FUSE_FORGET || head->opcode == FUSE_BATCH_FORGET;
+           head->opcode == FUSE_FORGET; /* thousands, in a FUSE_BATCH_FORGET, are not */
 }
 
 static void sleep_until_readable(struct loop *loop)
