@@ -72,8 +72,9 @@ must_check int inspect_open_file(int root, const char *path, uint64_t dev, uint6
 
 /*
  * The same below dir, at two thirds of the price: for a dir in a mount through which no
- * device can be opened and no symbolic link is followed.  What is put there between looking and opening, within
- * microseconds, is opened too and closed again; so a fifo's writer may find its reader gone.
+ * device can be opened and no symbolic link is followed.  What is put there between looking
+ * and opening, within microseconds, is opened too and closed again; so a fifo's writer may
+ * find its reader gone.
  * Never waits for a lease to be broken: -EAGAIN.  After any failure inspect_open_file may
  * still succeed.
  */

@@ -26,8 +26,8 @@
 /* After so long the rest of a run is for any thread again. */
 #define RUN_MS 10
 
-/* Room for a path or two on the stack; a sanitizer build needs several times what
- * a plain one does.  What is not touched costs nothing. */
+/* Room on the stack for a path or two and some of a directory's names; a sanitizer build
+ * needs several times what a plain one does.  What is not touched costs nothing. */
 #define STACK_BYTES ((size_t)256 * 1024)
 #define MAX_THREADS 64
 #define READ_BYTES ((size_t)32 * 1024)

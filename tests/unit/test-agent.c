@@ -463,6 +463,18 @@ static void a_listing_of_many_comes_in_pieces(void **state)
     assert_int_equal(listing_open(root, "nothing", &none), -ENOENT);
 }
 
+static void a_removed_directory_is_empty(void **state)
+{
+    (void)state;
+    run("mkdir gone");
+    cleanup_close int gone = openat(root, "gone", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(gone >= 0);
+    run("rmdir gone");
+    struct listing *listing cleanup_listing = NULL;
+    assert_int_equal(listing_open(gone, "", &listing), 0);
+    assert_int_equal(listing_count(listing), 0);
+}
+
 /* While directories are swapped for links out of the root, nothing outside is
  * ever opened. */
 static void a_racing_link_never_leads_out(void **state)
@@ -517,6 +529,7 @@ int main(void)
         TEST(only_the_file_that_was_seen_is_opened),
         TEST(holes_and_attributes_are_told),
         TEST(a_listing_of_many_comes_in_pieces),
+        TEST(a_removed_directory_is_empty),
         TEST(a_racing_link_never_leads_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
